@@ -1,0 +1,130 @@
+"""Read this first: what a classifier, a loss, a certificate and an attack promise each other.
+
+Every part is handed to the others by configuration and known to them only by the promises below. This module imports
+nothing heavy, so that reading results needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Kind(StrEnum):
+    """What a radius claims. Tables, plots and columns never mix kinds; only a PROOF may be called *certified*."""
+
+    PROOF = "proof"  # sound in real arithmetic, its own rounding error subtracted
+    STATISTICAL = "statistical"  # holds with a stated probability
+    NOMINAL = "nominal"  # an estimate from data: no guarantee
+
+
+class Norm(StrEnum):
+    """The norm of a perturbation, of an eps and of a radius; always in units of pixels in [0, 1]."""
+
+    L2 = "l2"
+    LINF = "linf"
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A network from images in [0, 1], shape (B, C, H, W), to logits (B, K).
+
+    Normalisation by mean and std is its first layer and is counted in its bound, so that every eps and radius is in
+    pixel units. `norm` is the norm it is certified in. Built as `Model(input_shape=(C, H, W), num_classes=K, ...)`.
+    If its logits are `head(features(x))` with a linear `head`, naming the two so gives it the `last_layer` certificate.
+    A classifier without gradient training takes its training set by `memorise(images, labels)`.
+    """
+
+    norm: str
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class Loss(Protocol):
+    """`loss(model, x, y)` returns named scalar terms; the term named "loss" is the one that is minimised.
+
+    May own trainable parameters (they join the optimizer and the checkpoint, never the classifier).
+    """
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]: ...
+
+
+class Verdict(NamedTuple):
+    """What a certificate says of a batch: `prediction` (B,), `margin` (B,) and `radius` (B,), radius 0 if wrong.
+
+    `margin` is signed: the label's logit minus the largest other one.
+    """
+
+    prediction: Tensor
+    margin: Tensor
+    radius: Tensor
+
+
+@dataclass(frozen=True)
+class BoundCertificate:
+    """A certificate bound to one network: its constants are computed, it only has to look at images.
+
+    `judge(x, labels)` is a Verdict in x's precision; `report` holds plain numbers: the Lipschitz bound and a row a layer.
+    """
+
+    kind: Kind
+    norm: Norm
+    judge: Callable[[Tensor, Tensor], Verdict]
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+class Certificate(Protocol):
+    """`certificate(model, shape)` proves what it can of a float64 `model` in evaluation mode on images of `shape`.
+
+    Raises ValueError, naming the module, where it can't: never a silent constant.
+    """
+
+    kind: Kind
+
+    def __call__(self, model: nn.Module, shape: tuple[int, ...]) -> BoundCertificate: ...
+
+
+class Attack(Protocol):
+    """`attack(model, x, y, eps)` returns candidate images, shape of x; nobody trusts them (see `attacks.judge`).
+
+    `label` names what ran, with the parameters that decide its strength; `norm` is the norm it minimises or is bound in.
+    `eps` lists the radii to try, or is None for an attack that looks for the smallest distance: such an attack is called
+    once, with eps None, otherwise once per radius with eps of shape (B,), a radius per image.
+    """
+
+    label: str
+    norm: Norm
+    eps: Sequence[float] | None
+    batch_size: int
+    images: int | None  # attack the first so many test images; None: all
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor | None) -> Tensor: ...
+
+
+class CertificateRow(NamedTuple):
+    """One line of certificates.csv: one test image."""
+
+    index: int
+    label: int
+    prediction: int
+    margin: float
+    radius: float
+    kind: str
+
+
+class AttackRow(NamedTuple):
+    """One line of attacks.csv: one test image under one attack at one eps (None: smallest distance found).
+
+    `distance` is in the attack's norm, 0 where the clean image is misclassified, inf where the attack failed.
+    """
+
+    index: int
+    attack: str
+    eps: float | None
+    success: bool
+    distance: float
