@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+class CertificateBroken(Exception):
+    """An attack found, within a certified radius, an image that the classifier gets wrong: the proof is wrong."""
+
+
+class RanksFailed(Exception):
+    """One of several ranks of a training ended with an error, which it has printed."""
+
+
 class Kind(StrEnum):
     """What a radius claims. Tables, plots and columns never mix kinds; only a PROOF may be called *certified*."""
 
@@ -92,7 +100,7 @@ class Certificate(Protocol):
 class Attack(Protocol):
     """`attack(model, x, y, eps)` returns candidate images, shape of x; nobody trusts them (see `attacks.judge`).
 
-    `label` names what ran, with the parameters that decide its strength; `norm` is the norm it minimises or is bound in.
+    `label` names what ran, its norm (`_l2` or `_linf`), and the parameters that decide its strength; `norm` is the norm it minimises or is bound in.
     `eps` lists the radii to try, or is None for an attack that looks for the smallest distance: such an attack is called
     once, with eps None, otherwise once per radius with eps of shape (B,), a radius per image.
     """
@@ -109,7 +117,7 @@ class Attack(Protocol):
 class CertificateRow(NamedTuple):
     """One line of certificates.csv: one test image."""
 
-    index: int
+    index: int  # type: ignore[assignment]
     label: int
     prediction: int
     margin: float
@@ -123,8 +131,41 @@ class AttackRow(NamedTuple):
     `distance` is in the attack's norm, 0 where the clean image is misclassified, inf where the attack failed.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]
     attack: str
     eps: float | None
     success: bool
     distance: float
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What is known of every activation at one place of a network, while `bounds.Walk` carries it through the layers.
+
+    shape      of one image's activation. A branched signal has its branches first: (K, ...) or (K·C, H, W).
+    lipschitz  how far it moves, per unit of movement of the image: one number, or one a branch, shape (K,).
+    magnitude  its l2 norm is at most this, for any image in [0, 1].
+    error      what was computed in floating point differs from it by at most this, in l2 (a branch by itself).
+    unit       unit roundoff of the evaluation: 2⁻⁵³ for float64, 2⁻²⁴ for float32.
+
+    A layer's rule `bound(signal, walk, name)` returns the signal after it.
+    """
+
+    shape: tuple[int, ...]
+    lipschitz: Any
+    magnitude: float
+    error: float
+    unit: float
+
+    def rounding(self, operations: int) -> float:
+        """γ_n = n·u/(1 − n·u): the relative error of n roundings in a row (Higham, *Accuracy and Stability*, §3.1)."""
+        return operations * self.unit / (1 - operations * self.unit)
+
+    def after(self, shape: tuple[int, ...] | None = None, *, gain: Any = 1.0, offset: float = 0.0, roundings: int = 0,
+              local: float = 0.0) -> Signal:
+        """The signal behind a map that is `gain`-Lipschitz, sends 0 to something of norm `offset`, and rounds each entry
+        `roundings` times relative to its own size (0: exact), plus a `local` absolute error."""
+        widest = float(gain) if isinstance(gain, float | int) else float(gain.max())
+        magnitude = widest * self.magnitude + offset
+        error = widest * self.error + self.rounding(roundings) * (magnitude + widest * self.error) + local
+        return Signal(self.shape if shape is None else shape, self.lipschitz * gain, magnitude, error, self.unit)

@@ -1,0 +1,6 @@
+"""Sound upper bounds: operator norms, and the calculus that joins them over a network."""
+
+from lipcert.bounds.calculus import Walk as Walk
+from lipcert.bounds.calculus import image_signal as image_signal
+from lipcert.bounds.operator_norm import convolution_norm as convolution_norm
+from lipcert.bounds.operator_norm import matrix_norm as matrix_norm

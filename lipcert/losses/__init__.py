@@ -1,0 +1,1 @@
+"""Losses, one file each, called as loss(model, x, y) -> named terms."""

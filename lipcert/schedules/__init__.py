@@ -1,0 +1,8 @@
+"""Schedules: ramps of learning rates and of whatever a family schedules, all pure functions of progress."""
+
+from lipcert.schedules.ramps import Constant as Constant
+from lipcert.schedules.ramps import Cosine as Cosine
+from lipcert.schedules.ramps import Linear as Linear
+from lipcert.schedules.ramps import Milestones as Milestones
+from lipcert.schedules.ramps import Step as Step
+from lipcert.schedules.schedule import Schedule as Schedule

@@ -1,0 +1,194 @@
+"""Linear maps that never expand an l2 distance (Qian & Wegman, ICLR 2019, §2.2 and appendix A.1).
+
+b(W) = min( r(WᵀW), r(WWᵀ) ) with r(M) = max_i Σ_j |M_ij| bounds the squared spectral norm of W (eq. 2).
+Strict scheme: W/√b(W) is used in W's place. Soft scheme: W itself, and the penalty of eq. 7 keeps b(W) near 1.
+A layer starts strict; a schedule may drive its `strict` from 0 to 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class _RowSum(torch.autograd.Function):
+    """r(WWᵀ) of (..., m, n) matrices. Only one row of the Gram matrix attains the maximum, so the gradient is one outer
+    product instead of two matrix products: the constraint costs a third of what autograd would make of it."""
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)
+    def forward(ctx, w: Tensor) -> Tensor:
+        gram = w @ w.mT
+        sums, row = gram.abs().sum(-1).max(-1)
+        signs = gram.take_along_dim(row[..., None, None], -2).sign()
+        ctx.save_for_backward(w, row, signs)
+        return sums
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cuda")
+    def backward(ctx, grad: Tensor) -> Tensor:
+        w, row, signs = ctx.saved_tensors  # signs (..., 1, m)
+        at = row[..., None, None]
+        top = w.take_along_dim(at, -2)
+        out = signs.mT * top
+        out = out.scatter_add(-2, at.expand(top.shape), signs @ w)
+        return grad[..., None, None] * out
+
+
+def gram_bound(w: Tensor, gram: str = "smaller") -> Tensor:
+    """b(W) ≥ ‖W‖₂² for (..., m, n) matrices, one number each (eq. 2).
+
+    `gram` says of which Gram matrix: "rows" (WWᵀ), "cols" (WᵀW), "min" of both, or the "smaller" one, whose cost is
+    negligible where the other's may dwarf the layer itself. Each is sound by itself. ValueError for another word.
+    """
+    rows_smaller = w.shape[-2] <= w.shape[-1]
+    if gram == "rows" or (gram == "smaller" and rows_smaller):
+        return _RowSum.apply(w)
+    if gram == "cols" or gram == "smaller":
+        return _RowSum.apply(w.mT)
+    if gram == "min":
+        return torch.minimum(_RowSum.apply(w), _RowSum.apply(w.mT))
+    raise ValueError(f"`gram` must be smaller, rows, cols or min, got {gram!r}")
+
+
+def gram_penalty(w: Tensor, gram: str = "smaller") -> Tensor:
+    """L_W of eq. 7, summed over matrices (..., m, n): Σ_i max(Σ_j |M_ij| − 1, 0), the smaller over the Gram matrices used."""
+
+    def excess(m: Tensor) -> Tensor:
+        return (m.abs().sum(-1) - 1).clamp_min(0).sum(-1)
+
+    rows_smaller = w.shape[-2] <= w.shape[-1]
+    if gram == "min":
+        return torch.minimum(excess(w @ w.mT), excess(w.mT @ w)).sum()
+    use_rows = gram == "rows" or (gram == "smaller" and rows_smaller)
+    return excess(w @ w.mT if use_rows else w.mT @ w).sum()
+
+
+def copies(kernel: int, stride: int) -> int:
+    """In how many windows one entry appears along one axis, at most: ⌈K/S⌉ (the ceiling is what makes it a bound)."""
+    return math.ceil(kernel / stride)
+
+
+class _Constrained(nn.Module):
+    """What the layers below share: `matrices()` is the weight as (G, m, n) and `per_matrix` undoes the reshaping."""
+
+    weight: Tensor
+    gram: str
+    strict: float
+
+    def matrices(self) -> Tensor:
+        raise NotImplementedError
+
+    def copy_factor(self) -> float:
+        return 1.0
+
+    def scale(self) -> Tensor:
+        """√b(W) of every matrix, shape (G,); guarded against a zero weight."""
+        return gram_bound(self.matrices(), self.gram).clamp_min(1e-24).sqrt()
+
+    def weight_penalty(self) -> Tensor:
+        """Eq. 7; zero under the strict scheme, where there is nothing to push."""
+        return self.weight.new_zeros(()) if self.strict else gram_penalty(self.matrices(), self.gram)
+
+    def constrained_weight(self) -> Tensor:
+        """The weight of the plain layer that this one is: what `fold` freezes."""
+        if not self.strict:
+            return self.weight / self.copy_factor()
+        factor = 1 / (self.scale() * self.copy_factor())
+        return self.weight * factor.repeat_interleave(len(self.weight) // len(factor)).view(
+            -1, *[1] * (self.weight.dim() - 1)
+        )
+
+    def claim(self) -> Tensor:
+        """The norm that the scheme promises of each matrix's map: 1 where strict, √b(W) where soft."""
+        return torch.ones_like(self.scale()) if self.strict else self.scale()
+
+
+class NonexpansiveLinear(nn.Linear, _Constrained):
+    """x ↦ Ŵx + bias with ‖Ŵ‖₂ ≤ 1 under the strict scheme; (B, in) to (B, out)."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, gram: str = "smaller"):
+        super().__init__(in_features, out_features, bias)
+        self.gram, self.strict = gram, 1.0
+        nn.init.orthogonal_(self.weight)
+        if bias:
+            nn.init.zeros_(self.bias)
+
+    def matrices(self) -> Tensor:
+        return self.weight[None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.constrained_weight(), self.bias)
+
+    def fold(self) -> nn.Linear:
+        """The plain layer that this one computes, with the norm it claims."""
+        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, dtype=self.weight.dtype,
+                          device=self.weight.device)
+        return _freeze(plain, self)
+
+
+class UnitRowsLinear(NonexpansiveLinear):
+    """The last layer of a multi-L2NNN: every row by itself has norm 1 (b(w) = ‖w‖² exactly), so each logit is
+    1-Lipschitz by itself, and two logits together 2-Lipschitz (certified radius gap/2)."""
+
+    def matrices(self) -> Tensor:
+        return self.weight[:, None]
+
+    def scale(self) -> Tensor:
+        return self.weight.norm(dim=1).clamp_min(1e-12)
+
+    def weight_penalty(self) -> Tensor:
+        return self.weight.new_zeros(()) if self.strict else (self.weight.square().sum(1) - 1).clamp_min(0).sum()
+
+
+class NonexpansiveConv2d(nn.Conv2d, _Constrained):
+    """Zero-padded convolution whose operator norm is ≤ 1 under the strict scheme; (B, C, H, W) to (B, C', H', W').
+
+    Cutting the image into tiles has norm c(K, S) = √(⌈K₁/S₁⌉⌈K₂/S₂⌉), by which the map is divided (`divide=False`: it is
+    not, and the layer claims c instead). A convolution of G groups is G matrices, each with its own b(W).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0,
+                 groups: int = 1, bias: bool = True, gram: str = "smaller", divide: bool = True):
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
+        self.gram, self.strict, self.divide = gram, 1.0, divide
+        for group in self.weight.data.chunk(groups):
+            nn.init.orthogonal_(group)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def matrices(self) -> Tensor:
+        return self.weight.view(self.groups, self.out_channels // self.groups, -1)
+
+    def tiling_norm(self) -> float:
+        """c(K, S): the norm of the operator that copies the image into tiles."""
+        (k1, k2), (s1, s2) = self.kernel_size, self.stride
+        return math.sqrt(copies(k1, s1) * copies(k2, s2))
+
+    def copy_factor(self) -> float:
+        return self.tiling_norm() if self.divide else 1.0
+
+    def claim(self) -> Tensor:
+        return super().claim() * (1.0 if self.divide else self.tiling_norm())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.constrained_weight(), self.bias, self.stride, self.padding, groups=self.groups)
+
+    def fold(self) -> nn.Conv2d:
+        """The plain layer that this one computes, with the norm it claims."""
+        plain = nn.Conv2d(self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding,
+                          groups=self.groups, bias=self.bias is not None, dtype=self.weight.dtype,
+                          device=self.weight.device)
+        return _freeze(plain, self)
+
+
+def _freeze(plain, layer: _Constrained):
+    with torch.no_grad():
+        plain.weight.copy_(layer.constrained_weight())
+        if plain.bias is not None:
+            plain.bias.copy_(layer.bias)
+        plain.claim = layer.claim().tolist()
+    return plain.requires_grad_(False)

@@ -1,0 +1,61 @@
+"""Normalisation that a nonexpansive network may use: it subtracts, it never divides by less than 1 (L2NNN, A.5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.nn import functional as distributed
+
+from lipcert.contracts import Signal
+
+
+class SubtractMean(nn.Module):
+    """Subtracts the batch's mean per feature (channel) in training, the running mean in evaluation: a trainable-free bias.
+
+    Under several ranks the mean is the global batch's, so that N ranks compute what one would.
+    """
+
+    def __init__(self, features: int, momentum: float = 0.1):
+        super().__init__()
+        self.momentum = momentum
+        self.running_mean: Tensor
+        self.register_buffer("running_mean", torch.zeros(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        axes = [i for i in range(x.dim()) if i != 1]
+        if self.training:
+            mean = x.mean(axes)
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                mean = distributed.all_reduce(mean) / torch.distributed.get_world_size()
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        else:
+            mean = self.running_mean
+        return x - mean.view(1, -1, *[1] * (x.dim() - 2))
+
+    def bound(self, signal: Signal, walk, name: str) -> Signal:
+        positions = math.prod(signal.shape[1:])
+        return signal.after(offset=float(self.running_mean.norm()) * math.sqrt(positions) * (1 + 1e-12), roundings=1)
+
+
+class Standardise(nn.Module):
+    """(x − mean)/std per channel: the first layer of a network trained on standardised pixels, Lipschitz 1/min std."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+    def bound(self, signal: Signal, walk, name: str) -> Signal:
+        gain = float(1 / self.std.double().min()) * (1 + 1e-12)
+        positions = math.prod(signal.shape[1:])
+        offset = float((self.mean / self.std).double().norm()) * math.sqrt(positions) * (1 + 1e-12)
+        return signal.after(gain=gain, offset=offset, roundings=2)

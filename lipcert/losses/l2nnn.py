@@ -1,0 +1,61 @@
+"""The three-term loss of L2-nonexpansive networks (Qian & Wegman, ICLR 2019, §2.5, eq. 3–6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class L2NNNLoss(nn.Module):
+    """L = L_a + gamma·L_b + omega·L_c + lambda_w·Σ L_W.
+
+    L_a  cross-entropy of (u_k·y_k), u trainable, one a class;
+    L_b  cross-entropy of v·y, v one number: trainable, or fixed with `v_trainable=False`;
+    L_c  mean of log(1 − softmax(z·y)_label)/z, which rewards a wide gap where the answer is right, and is flat elsewhere;
+    L_W  the soft scheme's weight penalty (eq. 7), from every layer that has one.
+    `adversary` (an attack) distorts the images of L_a ("a"), or of L_a and L_b ("ab"); L_c is always on clean ones.
+    u and v are no part of the classifier.
+    """
+
+    def __init__(self, *, num_classes: int, gamma: float = 1.0, omega: float = 1.0, z: float = 1.0, v: float = 1.0,
+                 v_trainable: bool = True, u_trainable: bool = True, lambda_w: float = 1.0,
+                 adversary: Callable[..., Tensor] | None = None, adversarial_terms: str = "a"):
+        super().__init__()
+        if z <= 0 or v <= 0:
+            raise ValueError(f"`loss.z` and `loss.v` must be positive, got {z} and {v}")
+        if min(gamma, omega, lambda_w) < 0:
+            raise ValueError(f"`loss.gamma`, `loss.omega` and `loss.lambda_w` must be at least 0, got {gamma}, {omega}, "
+                             f"{lambda_w}")
+        if adversarial_terms not in ("a", "ab"):
+            raise ValueError(f"`loss.adversarial_terms` must be a or ab, got {adversarial_terms!r}")
+        self.gamma, self.omega, self.z, self.lambda_w = gamma, omega, z, lambda_w
+        self.adversary, self.adversarial_terms = adversary, adversarial_terms
+        self.u = nn.Parameter(torch.ones(num_classes), requires_grad=u_trainable)
+        self.v = nn.Parameter(torch.tensor(float(v)), requires_grad=v_trainable)
+
+    def forward(self, model: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
+        clean = model(x).float()
+        distorted = clean if self.adversary is None else model(self.adversary(model, x, y, None)).float()
+        terms = {
+            "a": F.cross_entropy(self.u * distorted, y),
+            "b": F.cross_entropy(self.v * (distorted if self.adversarial_terms == "ab" else clean), y),
+            "c": log_complement(self.z * clean, y).mean() / self.z,
+            "w": weight_penalty(model),
+        }
+        total = terms["a"] + self.gamma * terms["b"] + self.omega * terms["c"] + self.lambda_w * terms["w"]
+        return {"loss": total, **terms}
+
+
+def log_complement(logits: Tensor, y: Tensor) -> Tensor:
+    """log(1 − softmax(logits)_y) per image, (B,): logsumexp over the others minus logsumexp over all, exact for any gap."""
+    others = logits.scatter(1, y[:, None], -torch.inf)
+    return others.logsumexp(1) - logits.logsumexp(1)
+
+
+def weight_penalty(model: nn.Module) -> Tensor:
+    """Σ L_W over the layers that have one (eq. 7)."""
+    penalties = [m.weight_penalty() for m in model.modules() if hasattr(m, "weight_penalty")]
+    return torch.stack(penalties).sum() if penalties else torch.zeros((), device=next(model.parameters()).device)

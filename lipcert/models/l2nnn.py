@@ -1,0 +1,45 @@
+"""L2-nonexpansive network: convolutions with norm-pooling, then linear layers (Qian & Wegman, ICLR 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from lipcert.layers import NonexpansiveConv2d, NonexpansiveLinear, UnitRowsLinear, nonlinearity, pooling
+from lipcert.models.headed import Headed
+
+
+class L2NNN(Headed):
+    """Per entry of `channels`: conv K×K (stride 1, same), nonlinearity, 2×2 pooling. Per entry of `hidden`: linear,
+    nonlinearity. Then a head: `multi` has rows of norm 1 (each logit 1-Lipschitz by itself; gap/2), single is one
+    nonexpansive map of the vector (gap/√2).
+
+    Sizes itself from (C, H, W); ValueError where the pooling leaves nothing.
+    """
+
+    def __init__(self, *, input_shape: Sequence[int], num_classes: int, channels: Sequence[int] = (32, 64),
+                 kernel_size: int = 5, hidden: Sequence[int] = (1024,), activation: str = "two_sided_relu",
+                 pooling: str = "norm", multi: bool = True, divide: bool = True, gram: str = "smaller"):
+        width, height, breadth = input_shape
+        layers: list[nn.Module] = []
+        for out in channels:
+            layers.append(NonexpansiveConv2d(width, out, kernel_size, padding=kernel_size // 2, gram=gram, divide=divide))
+            step, width = nonlinearity(activation, out)
+            layers += [step, _pool(pooling)]
+            height, breadth = height // 2, breadth // 2
+        if min(height, breadth) < 1:
+            raise ValueError(f"`model.channels` halves the image {len(channels)} times, which {tuple(input_shape)} does "
+                             "not survive; give fewer channels")
+        layers.append(nn.Flatten())
+        width *= height * breadth
+        for out in hidden:
+            layers.append(NonexpansiveLinear(width, out, gram=gram))
+            step, width = nonlinearity(activation, out)
+            layers.append(step)
+        last = UnitRowsLinear if multi else NonexpansiveLinear
+        super().__init__(nn.Sequential(*layers), last(width, num_classes, gram=gram))
+
+
+def _pool(kind: str) -> nn.Module:
+    return pooling(kind, 2)

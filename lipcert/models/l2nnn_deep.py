@@ -1,0 +1,79 @@
+"""The 22-layer MNIST network of the paper: two convolutions, a shared trunk, one branch a class (L2NNN, appendix C).
+
+The topology is that of the authors' released inference script; its widths are not public, ours are stated here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from lipcert.layers import (
+    BranchLinear,
+    JoinBranches,
+    NonexpansiveConv2d,
+    NonexpansiveLinear,
+    TwoSidedReLU,
+    nonlinearity,
+    pooling,
+)
+from lipcert.models.headed import Headed
+
+
+class L2NNNDeep(Headed):
+    """2 convolutions + `shared` linear layers + `branch` linear layers a class + 1 linear map a class to its logit.
+
+    22 weight layers with the defaults. Each logit is 1-Lipschitz by itself (certificate gap/2); the branches run as one
+    batched product. A linear layer behind a two-sided ReLU starts as [I, 0] plus noise: it passes its input on, so gaps
+    survive the depth.
+    """
+
+    def __init__(self, *, input_shape: Sequence[int], num_classes: int, channels: Sequence[int] = (32, 64),
+                 kernel_size: int = 5, shared: int = 10, shared_width: int = 512, branch: int = 9,
+                 branch_width: int = 64, activation: str = "two_sided_relu", pooling: str = "norm", divide: bool = True,
+                 gram: str = "smaller", dropout: float = 0.0):
+        width, height, breadth = input_shape
+        trunk: list[nn.Module] = []
+        for out in channels:
+            trunk.append(NonexpansiveConv2d(width, out, kernel_size, padding=kernel_size // 2, gram=gram, divide=divide))
+            step, width = nonlinearity(activation, out)
+            trunk += [step, _pool(pooling)]
+            height, breadth = height // 2, breadth // 2
+        if min(height, breadth) < 1:
+            raise ValueError(f"`model.channels` halves the image {len(channels)} times, which {tuple(input_shape)} does "
+                             "not survive; give fewer channels")
+        trunk.append(nn.Flatten())
+        width *= height * breadth
+        for _ in range(shared):
+            trunk.append(NonexpansiveLinear(width, shared_width, gram=gram))
+            step, width = nonlinearity(activation, shared_width)
+            trunk += [step, *([nn.Dropout(dropout)] if dropout else [])]
+        head: list[nn.Module] = []
+        for _ in range(branch):
+            head.append(BranchLinear(num_classes, width, branch_width, gram=gram))
+            step, width = nonlinearity(activation, branch_width, dim=2)
+            head.append(step)
+        head += [BranchLinear(num_classes, width, 1, gram=gram), JoinBranches()]
+        super().__init__(nn.Sequential(*trunk), nn.Sequential(*head))
+        pass_on(self)
+
+
+def pass_on(model: nn.Module, noise: float = 1e-2) -> None:
+    """Starts every (d, 2d) linear map behind a two-sided ReLU as [I, 0] + N(0, noise²/2d): behind the first it hands a
+    non-negative vector through unchanged, where an orthogonal start would lose 1/√2 of each distance a layer."""
+    behind = False
+    for module in model.modules():
+        if isinstance(module, NonexpansiveLinear | BranchLinear):
+            *_, out, inputs = module.weight.shape
+            if behind and inputs == 2 * out:
+                with torch.no_grad():
+                    module.weight.normal_(std=noise / inputs**0.5)
+                    module.weight[..., :out] += torch.eye(out)
+        if not isinstance(module, nn.Dropout):
+            behind = isinstance(module, TwoSidedReLU)
+
+
+def _pool(kind: str) -> nn.Module:
+    return pooling(kind, 2)

@@ -1,0 +1,93 @@
+"""Ramps: pure functions of progress. `ramp(epoch, epochs)` takes the epochs done (fractional) and their total."""
+
+from __future__ import annotations
+
+import math
+
+
+class Ramp:
+    """What a schedule is made of. `drives` says where its value goes:
+
+    "optimizer.lr" (or another key of the parameter groups): a factor of the configured value;
+    "loss.NAME": the attribute NAME of the loss; "model.NAME": the attribute NAME of every layer that has it.
+    """
+
+    def __init__(self, drives: str):
+        owner, _, name = drives.partition(".")
+        if owner not in ("optimizer", "loss", "model") or not name:
+            raise ValueError(f"`drives` must be optimizer.KEY, loss.NAME or model.NAME, got {drives!r}")
+        self.owner, self.name = owner, name
+
+    def __call__(self, epoch: float, epochs: float) -> float:
+        raise NotImplementedError
+
+
+class Constant(Ramp):
+    def __init__(self, drives: str, value: float):
+        super().__init__(drives)
+        self.value = value
+
+    def __call__(self, epoch: float, epochs: float) -> float:
+        return self.value
+
+
+class Step(Ramp):
+    """`before` until the fraction `at` of training is done, `after` from then on."""
+
+    def __init__(self, drives: str, at: float, before: float = 0.0, after: float = 1.0):
+        super().__init__(drives)
+        if not 0 <= at <= 1:
+            raise ValueError(f"`schedule...at` is a fraction of training in [0, 1], got {at}")
+        self.at, self.before, self.after = at, before, after
+
+    def __call__(self, epoch: float, epochs: float) -> float:
+        return self.before if epoch < self.at * epochs else self.after
+
+
+class Linear(Ramp):
+    """From `start` to `end`, straight, over the first `over` (a fraction) of training."""
+
+    def __init__(self, drives: str, start: float, end: float, over: float = 1.0):
+        super().__init__(drives)
+        self.start, self.end, self.over = start, end, over
+
+    def __call__(self, epoch: float, epochs: float) -> float:
+        done = min(1.0, epoch / (self.over * epochs)) if epochs and self.over else 1.0
+        return self.start + (self.end - self.start) * done
+
+
+class Cosine(Ramp):
+    """1 falling to `end` along half a cosine, after a linear `warmup` (a fraction of training); `start` scales both.
+
+    `restart_at` (a fraction) begins a second such fall from `restart_value`: the strict phase of a soft-to-strict run.
+    """
+
+    def __init__(self, drives: str, start: float = 1.0, end: float = 0.0, warmup: float = 0.0,
+                 restart_at: float | None = None, restart_value: float = 1.0):
+        super().__init__(drives)
+        self.start, self.end, self.warmup = start, end, warmup
+        self.restart_at, self.restart_value = restart_at, restart_value
+
+    def __call__(self, epoch: float, epochs: float) -> float:
+        t = min(1.0, epoch / epochs) if epochs else 1.0
+        if self.restart_at is not None:
+            if t >= self.restart_at:
+                return self._fall((t - self.restart_at) / max(1 - self.restart_at, 1e-9), self.restart_value)
+            t /= self.restart_at
+        if t < self.warmup:
+            return self.start * t / self.warmup
+        return self._fall((t - self.warmup) / max(1 - self.warmup, 1e-9), self.start)
+
+    def _fall(self, t: float, start: float) -> float:
+        return self.end + (start - self.end) * 0.5 * (1 + math.cos(math.pi * min(1.0, t)))
+
+
+class Milestones(Ramp):
+    """1, times `factor` at each of `epochs_at` (absolute epochs)."""
+
+    def __init__(self, drives: str, epochs_at: list[float], factor: float = 0.1):
+        super().__init__(drives)
+        self.epochs_at, self.factor = epochs_at, factor
+
+    def __call__(self, epoch: float, epochs: float) -> float:
+        return self.factor ** sum(epoch >= at for at in self.epochs_at)

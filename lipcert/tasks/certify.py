@@ -1,0 +1,93 @@
+"""`lipcert certify`: a radius for every test image of a trained network."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+
+from lipcert.contracts import BoundCertificate, CertificateRow
+from lipcert.datasets import batches
+from lipcert.datasets.split import Dataset, Split
+from lipcert.layers import fold
+from lipcert.reporting.files import write_atomic
+from lipcert.reporting.rows import write_rows
+from lipcert.tasks import record, store
+from lipcert.tasks.settings import build, check
+
+
+def run(*, run: str, certificate: dict | None, data_dir: str | None, device: str, batch_size: int, trust: bool, seed: int,
+        output_dir: str | None) -> None:
+    """The command: certifies the run of directory `run` and rewrites its record."""
+    directory = Path(run)
+    loaded = load_run(directory, data_dir=data_dir, trust=trust)
+    certify(directory, *loaded, certificate=certificate, device=device, batch_size=batch_size)
+    record.write(directory)
+    record.show(directory)
+
+
+def load_run(directory: Path, *, data_dir: str | None = None, trust: bool = False) -> tuple[dict, nn.Module, Dataset]:
+    """The configuration, the classifier and the data of a run; `data_dir` replaces where the run found its data."""
+    config = store.read_config(directory, trust=trust)
+    checkpoint = store.load_checkpoint(directory / store.CHECKPOINT, trust)
+    if data_dir is not None and "data_dir" in config["dataset"]:
+        config["dataset"]["data_dir"] = data_dir
+    check(config["dataset"], "dataset")
+    dataset = build(config["dataset"])
+    return config, store.rebuild(checkpoint, dataset.input_shape, dataset.num_classes), dataset
+
+
+def certify(directory: Path, config: dict[str, Any], model: nn.Module, dataset: Dataset, *,
+            certificate: dict | None = None, device: str = "cpu", batch_size: int = 500) -> None:
+    """Writes certificates.csv, one row a test image, and certificate.json: the bound and what it was measured on."""
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+    chosen = certificate or config["certificate"]
+    with exact_arithmetic():
+        started = time.perf_counter()
+        network = fold(model.double().eval())
+        bound = build(chosen)(network, dataset.input_shape)
+        bounding = time.perf_counter() - started
+        rows = list(certify_images(bound, network.to(device), dataset.test, device, batch_size))
+    write_rows(directory / store.CERTIFICATES, CertificateRow, rows)
+    facts = {"certificate": chosen["_target_"].rpartition(".")[2], "kind": bound.kind.value, "norm": bound.norm.value,
+             "device": device, "seconds": {"bound": bounding, "certify": time.perf_counter() - started}, **bound.report}
+    write_atomic(directory / store.CERTIFICATE, json.dumps(facts, indent=1))
+
+
+def certify_images(bound: BoundCertificate, network: nn.Module, test: Split, device: str,
+                   batch_size: int) -> Iterator[CertificateRow]:
+    """One row an image of `test`, in its order. ValueError where the certificate was bound to a network elsewhere."""
+    index = 0
+    loader = batches(test, batch_size, device=device)
+    for x, y in track(loader, "certify", len(loader), transient=True):
+        verdict = bound.judge(exact(x), y)
+        columns = (y, verdict.prediction, verdict.margin, verdict.radius)
+        for label, prediction, margin, radius in zip(*(c.tolist() for c in columns), strict=True):
+            yield CertificateRow(index, label, prediction, margin, radius, bound.kind.value)
+            index += 1
+
+
+def exact(x: Tensor) -> Tensor:
+    """The image in float64 that a float32 image stands for: its bytes, divided by 255 with one rounding."""
+    return (x.double() * 255).round() / 255
+
+
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """What a proof is evaluated in: no autocast, no TF32, no library's own choice of a faster convolution."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (torch.no_grad(), torch.backends.cudnn.flags(enabled=False), torch.autocast("cuda", enabled=False),
+              torch.autocast("cpu", enabled=False)):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)

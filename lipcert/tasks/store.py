@@ -1,0 +1,80 @@
+"""A run's directory: where everything that a run claims lies, and how its classifier is rebuilt from it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lipcert.reporting.files import write_atomic
+from lipcert.tasks.settings import build, check, check_trusted
+
+CONFIG, CHECKPOINT, METRICS = "config.yaml", "checkpoints/last.ckpt", "metrics.csv"
+CERTIFICATES, CERTIFICATE, ATTACKS = "certificates.csv", "certificate.json", "attacks.csv"
+SUMMARY, CURVES, ATTACK_SECONDS = "summary.json", "curves.png", "attack_seconds.json"
+
+
+def create(directory: Path, config: dict[str, Any]) -> None:
+    """Makes a new run's directory with its config.yaml; ValueError if there is one already or it can't be written."""
+    try:
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise ValueError(f"`output_dir`: {directory} already exists; give another, or continue it by resume={directory}")
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomic(directory / CONFIG, yaml.safe_dump(config, sort_keys=False))
+    except OSError as error:
+        raise ValueError(f"`output_dir`: {directory} cannot be written ({error.strerror or error})") from None
+
+
+def read_config(directory: Path, key: str = "run", trust: bool = False) -> dict[str, Any]:
+    """A run's resolved configuration; ValueError if there is no run, or its targets aren't ours."""
+    path = directory / CONFIG
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError):
+        config = None
+    if not isinstance(config, dict) or "model" not in config:
+        raise ValueError(f"`{key}`: {directory} is not a run's directory (no readable {CONFIG}); give one that `lipcert "
+                         "train` wrote")
+    check_trusted(config, trust, str(path))
+    return config
+
+
+def read_summary(directory: Path) -> dict[str, Any]:
+    """summary.json, or {} where there is none yet."""
+    try:
+        return json.loads((directory / SUMMARY).read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+
+
+def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
+    """A checkpoint of ours as plain data; ValueError in one line if it is missing, cut short or foreign."""
+    import torch
+
+    if not path.is_file():
+        raise ValueError(f"no checkpoint at {path}; the run was stopped before its first epoch ended: train it first")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read as a checkpoint ({str(error).splitlines()[0][:120]})") from None
+    if not isinstance(checkpoint, dict) or not {"config", "state_dict", "epochs_done"} <= checkpoint.keys():
+        raise ValueError(f"{path} is a file of torch, but no checkpoint of lipcert")
+    check_trusted(checkpoint["config"], trust, str(path))
+    return checkpoint
+
+
+def rebuild(checkpoint: dict[str, Any], input_shape: tuple[int, ...], num_classes: int) -> Any:
+    """The classifier that a checkpoint holds, in evaluation mode, with its schedule where it was."""
+    config = checkpoint["config"]
+    check(config["model"], "model")
+    model = build(config["model"], input_shape=input_shape, num_classes=num_classes)
+    weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint's weights do not fit its own model: {str(error).splitlines()[-1].strip()}") from None
+    build(config["schedule"]).apply(checkpoint["epochs_done"], model=model)
+    return model.eval()

@@ -1,0 +1,162 @@
+"""The one LightningModule: it is handed its parts and knows none of their names."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+CHECK_EVERY = 100  # steps between looks at the loss on a GPU, each of which waits for it
+
+
+class TrainingDiverged(ValueError):
+    """The loss is no longer finite."""
+
+
+class Training(L.LightningModule):
+    """Trains `model` by `loss`; applies `schedule` before every step, and is the only one to write what it drives.
+
+    Every epoch's randomness is a function of (seed, epoch), so that a resumed run repeats what a whole one does.
+    `on_epoch` receives the epoch's numbers, on rank 0: means over the images of all ranks.
+    """
+
+    def __init__(self, *, model: nn.Module, loss: nn.Module, optimizer: Callable[..., torch.optim.Optimizer], schedule: Any,
+                 seed: int, config: dict[str, Any], on_epoch: Callable[[dict[str, float]], None]):
+        super().__init__()
+        self.model, self.loss, self.schedule = model, loss, schedule
+        self.make_optimizer, self.seed, self.config, self.on_epoch = optimizer, seed, config, on_epoch
+        self.sums: dict[str, Tensor] = {}
+        self.first_bad_step = math.inf
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        parameters = [p for p in (*self.model.parameters(), *self.loss.parameters()) if p.requires_grad]
+        return self.make_optimizer(parameters)
+
+    def apply_schedule(self, epoch: float) -> None:
+        groups = [group for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
+        self.schedule.apply(epoch, model=self.model, loss=self.loss, groups=groups)
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch + 7919 * self.global_rank)
+        self.trainer.train_dataloader.epoch = self.current_epoch
+        self.started = time.perf_counter()
+        self.sums = {}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.apply_schedule(self.current_epoch + batch_idx / self.trainer.num_training_batches)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        terms = self.loss(self.model, *batch)
+        self._add("train", {name: value.detach() for name, value in terms.items()}, len(batch[1]))
+        if self.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
+            self._check_finite(terms["loss"].detach())
+        return terms["loss"]
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        logits = self.model(x).float()
+        own = logits.gather(1, y[:, None])[:, 0]
+        margin = own - logits.scatter(1, y[:, None], -torch.inf).amax(1)
+        numbers = {"accuracy": (margin > 0).float().mean(), "gap": margin.clamp_min(0).mean(),
+                   "cross_entropy": nn.functional.cross_entropy(logits, y)}
+        self._add("val", numbers, len(y))
+
+    def on_train_epoch_end(self) -> None:
+        numbers = self._means("train") | self._means("val")
+        self._check_finite(torch.tensor(numbers["train/loss"]))
+        if "val/cross_entropy" in numbers:
+            self.log("val/cross_entropy", numbers["val/cross_entropy"], rank_zero_only=True)  # for early stopping
+        values = self.schedule.values(self.current_epoch + 1)
+        numbers |= {f"schedule/{name}": value for name, value in values.items()}
+        numbers["seconds"] = time.perf_counter() - self.started
+        if self.trainer.is_global_zero:
+            self.on_epoch({"epoch": self.current_epoch + 1, "step": self.global_step, **numbers})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config
+        checkpoint["epochs_done"] = self.current_epoch + 1
+
+    def _add(self, stage: str, numbers: dict[str, Tensor], count: int) -> None:
+        for name, value in {**numbers, "count": torch.ones((), device=self.device)}.items():
+            key = f"{stage}/{name}"
+            self.sums[key] = self.sums.get(key, torch.zeros((), device=self.device)) + value * count
+
+    def _means(self, stage: str) -> dict[str, float]:
+        keys = sorted(key for key in self.sums if key.startswith(f"{stage}/"))
+        if not keys:
+            return {}
+        totals = self.trainer.strategy.reduce(torch.stack([self.sums[key] for key in keys]), reduce_op="sum")
+        sums = dict(zip(keys, totals.tolist(), strict=True))
+        count = sums.pop(f"{stage}/count")
+        return {key: value / count for key, value in sums.items()}
+
+    def _check_finite(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise TrainingDiverged(f"the loss became {float(loss)} at step {self.global_step} (epoch {self.current_epoch}); "
+                                   "the last good checkpoint is kept. Try a smaller `optimizer.lr`")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames: a killed run leaves the old checkpoint or the new one, never half of one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+
+
+class TrainingProgress(L.Callback):
+    """One bar over all steps, with the last epoch's numbers beside it."""
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                            TimeRemainingColumn(), disable=not trainer.is_global_zero)
+        total = int((trainer.max_epochs or 0) * trainer.num_training_batches)
+        self.task = self.bar.add_task("train", total=total, completed=trainer.global_step)
+        self.bar.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        self.bar.update(self.task, completed=trainer.global_step)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.bar.stop()
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "bar"):
+            self.bar.stop()
+
+
+def make_trainer(directory: Path, *, epochs: int, accelerator: str, devices: int, num_nodes: int, precision: str,
+                 early_stopping: int | None) -> L.Trainer:
+    """A Lightning Trainer that checkpoints and resumes in `directory`. Several ranks must be torchrun's."""
+    checkpoint = ModelCheckpoint(directory / "checkpoints", filename="last", save_top_k=1, save_on_train_epoch_end=True,
+                                 enable_version_counter=False)
+    callbacks: list[L.Callback] = [checkpoint, TrainingProgress()]
+    if early_stopping:
+        callbacks.append(EarlyStopping("val/cross_entropy", patience=early_stopping, check_on_train_epoch_end=True))
+    return L.Trainer(
+        max_epochs=epochs, accelerator=accelerator, devices=devices, num_nodes=num_nodes, precision=precision,
+        strategy="ddp" if devices * num_nodes > 1 else "auto", callbacks=callbacks, plugins=[AtomicCheckpointIO()],
+        logger=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+        default_root_dir=directory,
+    )
+
+
+def fit(trainer: L.Trainer, module: Training, train: Iterable, val: Iterable | None, checkpoint: Path | None) -> None:
+    """Trains, from `checkpoint` on where there is one."""
+    trainer.fit(module, train, val, ckpt_path=checkpoint, weights_only=True)

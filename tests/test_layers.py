@@ -1,0 +1,231 @@
+"""No layer expands a distance, and every bound is one: against the dense Jacobian, over a grid."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lipcert.bounds import Walk, image_signal
+from lipcert.layers import (
+    BranchLinear,
+    ConvexResidual,
+    FlattenBranches,
+    GlobalNormPool2d,
+    JoinBranches,
+    NonexpansiveConv2d,
+    NonexpansiveLinear,
+    NonexpansiveRNNCell,
+    NormPool2d,
+    Replicate,
+    Residual,
+    Standardise,
+    SubtractMean,
+    TwoSidedReLU,
+    TwoSidedSigmoid,
+    UnitRowsLinear,
+    fold,
+    gram_bound,
+    gram_penalty,
+)
+
+
+def jacobian(module: nn.Module, shape: tuple[int, ...]) -> torch.Tensor:
+    """The dense Jacobian at a random point, (outputs, inputs)."""
+    x = torch.randn(1, *shape, dtype=torch.float64)
+    out = torch.autograd.functional.jacobian(lambda v: module(v).flatten(), x)
+    return out.reshape(out.shape[0], -1)
+
+
+def scatter(module: nn.Module) -> nn.Module:
+    """Weights as a long training might leave them: far from any initialisation."""
+    for p in module.parameters():
+        p.data = torch.randn_like(p) * torch.rand(()) * 5 + 0.3
+    return module.double().eval()
+
+
+CONVOLUTIONS = [
+    (kernel, stride, padding, groups, size)
+    for kernel in (1, 2, 3, 5)
+    for stride in (1, 2, 3)
+    for padding in (0, kernel // 2)
+    for groups in (1, 2)
+    for size in (5, 8)
+    if kernel <= size
+]
+LAYERS = {
+    "linear": (lambda: NonexpansiveLinear(7, 5), (7,)),
+    "linear tall": (lambda: NonexpansiveLinear(5, 9, gram="min"), (5,)),
+    "linear rows": (lambda: NonexpansiveLinear(5, 9, gram="rows"), (5,)),
+    "linear cols": (lambda: NonexpansiveLinear(5, 9, gram="cols"), (5,)),
+    "two-sided relu": (lambda: TwoSidedReLU(), (6,)),
+    "two-sided relu, groups": (lambda: TwoSidedReLU(groups=2), (4, 3, 3)),
+    "two-sided sigmoid": (lambda: TwoSidedSigmoid(6), (6,)),
+    "two-sided sigmoid, groups": (lambda: TwoSidedSigmoid(2, groups=2), (4, 3, 3)),
+    "norm-pool": (lambda: NormPool2d(2), (2, 4, 6)),
+    "norm-pool, overlapping": (lambda: NormPool2d(3, 2), (2, 7, 7)),
+    "norm-pool, dense": (lambda: NormPool2d(3, 1), (1, 6, 6)),
+    "norm-pool, all": (lambda: GlobalNormPool2d(), (3, 4, 4)),
+    "subtract mean": (lambda: SubtractMean(3), (3, 4, 4)),
+    "residual": (lambda: Residual(NonexpansiveLinear(6, 6)), (6,)),
+    "residual, identity": (lambda: Residual(nn.Identity()), (6,)),
+    "residual, per channel": (
+        lambda: Residual(NonexpansiveConv2d(2, 3, 3, padding=1), NonexpansiveConv2d(2, 3, 1), channels=2, out_channels=3),
+        (2, 4, 4),
+    ),
+    "convex residual": (lambda: ConvexResidual(NonexpansiveLinear(6, 6)), (6,)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_no_layer_expands(name):
+    make, shape = LAYERS[name]
+    for _ in range(5):
+        layer = scatter(make())
+        norm = torch.linalg.matrix_norm(jacobian(layer, shape), 2)
+        assert norm <= 1 + 1e-12
+        assert norm <= Walk()(fold(layer), image_signal(shape)).lipschitz * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding", "groups", "size"), CONVOLUTIONS)
+def test_no_convolution_expands_and_every_bound_is_one(kernel, stride, padding, groups, size):
+    layer = scatter(NonexpansiveConv2d(4, 6, kernel, stride, padding, groups))
+    norm = torch.linalg.matrix_norm(jacobian(layer, (4, size, size)), 2)
+    assert norm <= 1 + 1e-12
+    bound = Walk()(fold(layer), image_signal((4, size, size))).lipschitz
+    assert norm <= bound * (1 + 1e-12)
+    undivided = NonexpansiveConv2d(4, 6, kernel, stride, padding, groups, divide=False).double()
+    undivided.load_state_dict(layer.state_dict())
+    norm = torch.linalg.matrix_norm(jacobian(undivided, (4, size, size)), 2)
+    assert norm <= float(undivided.claim().max()) * (1 + 1e-12)
+
+
+def test_the_tiling_norm_is_attained():
+    """The ceiling and the root matter: tiles of 3×3 at stride 2 copy an entry four times, so their norm is 2."""
+    copy = nn.Unfold(3, stride=2, padding=1)
+    assert torch.linalg.matrix_norm(jacobian(copy, (1, 8, 8)), 2) == pytest.approx(2.0)
+    assert NonexpansiveConv2d(1, 1, 3, 2, 1).tiling_norm() == 2.0
+    assert NonexpansiveConv2d(1, 1, 1, 2).tiling_norm() == 1.0
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (8, 3), (1, 5), (5, 1), (2, 4, 4), (3, 2, 7)])
+@pytest.mark.parametrize("gram", ["rows", "cols", "min", "smaller"])
+def test_gram_bound_bounds_the_squared_norm(shape, gram):
+    w = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    bound = gram_bound(w, gram)
+    assert (torch.linalg.matrix_norm(w, 2) ** 2 <= bound * (1 + 1e-12)).all()
+    rows, cols = ((m.abs().sum(-1).amax(-1)) for m in (w @ w.mT, w.mT @ w))
+    smaller = rows if shape[-2] <= shape[-1] else cols
+    expected = {"rows": rows, "cols": cols, "min": torch.minimum(rows, cols), "smaller": smaller}[gram]
+    torch.testing.assert_close(bound, expected)
+    ours, theirs = (torch.autograd.grad(b.sum(), w)[0] for b in (bound, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_gram_bound_is_exact_for_a_row_and_refuses_other_words():
+    w = torch.randn(1, 9, dtype=torch.float64)
+    torch.testing.assert_close(gram_bound(w), w.square().sum())
+    with pytest.raises(ValueError, match="smaller, rows, cols or min"):
+        gram_bound(w, "both")
+
+
+def test_soft_penalty_is_equation_7():
+    layer = NonexpansiveLinear(4, 3)
+    layer.weight.data = torch.randn(3, 4)
+    layer.weight.requires_grad_(False)
+    assert layer.weight_penalty() == 0  # strict: nothing to push
+    layer.strict = 0.0
+    gram = layer.weight @ layer.weight.T
+    expected = sum(max(float(row.abs().sum()) - 1, 0) for row in gram)
+    assert float(layer.weight_penalty()) == pytest.approx(expected, rel=1e-5)
+    both = min(float(gram_penalty(layer.weight, "rows")), float(gram_penalty(layer.weight, "cols")))
+    assert float(gram_penalty(layer.weight, "min")) == pytest.approx(both)
+
+
+def test_a_soft_layer_claims_its_real_bound():
+    layer = scatter(NonexpansiveLinear(6, 4))
+    layer.strict = 0.0
+    plain = fold(nn.Sequential(layer))[0]
+    assert torch.linalg.matrix_norm(plain.weight, 2) <= plain.claim[0] * (1 + 1e-12)
+    assert plain.claim[0] > 1
+    x = torch.randn(3, 6, dtype=torch.float64)
+    torch.testing.assert_close(plain(x), layer(x))
+
+
+def test_every_unit_row_is_a_unit():
+    layer = scatter(UnitRowsLinear(6, 4))
+    rows = jacobian(layer, (6,)).norm(dim=1)
+    torch.testing.assert_close(rows, torch.ones(4, dtype=torch.float64))
+    assert Walk()(fold(layer), image_signal((6,))).lipschitz.shape == (4,)
+
+
+def test_branches_are_nonexpansive_one_by_one():
+    net = scatter(nn.Sequential(
+        Replicate(3), NonexpansiveConv2d(6, 12, 3, padding=1, groups=3), TwoSidedReLU(groups=3), NormPool2d(2),
+        FlattenBranches(3), BranchLinear(3, 32, 5), TwoSidedReLU(dim=2), BranchLinear(3, 10, 1), JoinBranches(),
+    ))
+    rows = jacobian(net, (2, 4, 4)).norm(dim=1)
+    bound = Walk()(fold(net), image_signal((2, 4, 4))).lipschitz
+    assert (rows <= bound * (1 + 1e-12)).all() and (bound <= 1 + 1e-9).all()
+    x = torch.randn(2, 2, 4, 4, dtype=torch.float64)
+    torch.testing.assert_close(fold(net)(x), net(x))
+    moved = x.clone().requires_grad_()
+    net(moved)[:, 1].sum().backward()  # a class's branch sees the image through its own channels only
+    alone = nn.Sequential(*list(net)[:3])
+    channels = alone(x).view(2, 3, -1)
+    alone[1].weight.data[4:8] = 0  # the middle branch's kernels
+    assert torch.equal(alone(x).view(2, 3, -1)[:, [0, 2]], channels[:, [0, 2]])
+
+
+def test_a_fork_needs_no_splitting():
+    net = scatter(nn.Sequential(BranchLinear(4, 6, 3), TwoSidedReLU(dim=2), BranchLinear(4, 6, 1), JoinBranches()))
+    rows = jacobian(net, (6,)).norm(dim=1)
+    assert (rows <= Walk()(fold(net), image_signal((6,))).lipschitz * (1 + 1e-12)).all()
+
+
+def test_norm_pooling_has_a_gradient_at_zero():
+    x = torch.zeros(1, 1, 4, 4, requires_grad=True)
+    NormPool2d(2)(x).sum().backward()
+    assert x.grad is not None and x.grad.isfinite().all()
+
+
+def test_two_sided_units_are_lossless_in_l1():
+    x, y = torch.randn(2, 50, dtype=torch.float64)
+    for unit in (TwoSidedReLU(0), TwoSidedSigmoid(50, dim=0)):
+        unit.double()
+        assert (unit(x) - unit(y)).abs().sum() <= (x - y).abs().sum() + 1e-9
+    torch.testing.assert_close((TwoSidedReLU(0)(x) - TwoSidedReLU(0)(y)).abs().sum(), (x - y).abs().sum())
+
+
+def test_a_merge_without_its_split_would_expand():
+    """The control: what the re-implementation left out makes the residual √2-Lipschitz."""
+    t = math.sqrt(0.5)
+    unsound = t + math.sqrt(1 - t * t)  # t·x + √(1−t²)·x
+    assert unsound == pytest.approx(math.sqrt(2))
+    assert torch.linalg.matrix_norm(jacobian(Residual(nn.Identity()).double(), (5,)), 2) <= 1 + 1e-12
+
+
+def test_the_recurrent_cell_unrolled_is_nonexpansive():
+    cell = scatter(NonexpansiveRNNCell(3, 4))
+
+    def unrolled(x):  # (1, T·3 + 8) -> every output and the last state
+        h, outputs = x[:, -8:], []
+        for t in range(5):
+            y, h = cell(x[:, 3 * t : 3 * t + 3], h)
+            outputs.append(y)
+        return torch.cat([*outputs, h], 1)
+
+    assert torch.linalg.matrix_norm(jacobian(unrolled, (23,)), 2) <= 1 + 1e-12
+
+
+def test_batch_mean_subtraction_keeps_to_its_running_mean():
+    layer = SubtractMean(3, momentum=1.0)
+    x = torch.randn(64, 3, 4, 4) + 2
+    assert layer.train()(x).mean((0, 2, 3)).abs().max() < 1e-5
+    torch.testing.assert_close(layer.running_mean, x.mean((0, 2, 3)))
+    torch.testing.assert_close(layer.eval()(x), x - x.mean((0, 2, 3)).view(1, 3, 1, 1))
+
+
+def test_standardisation_is_counted():
+    layer = Standardise([0.5, 0.5], [0.25, 0.5]).double()
+    assert float(Walk()(layer, image_signal((2, 3, 3))).lipschitz) == pytest.approx(4)
