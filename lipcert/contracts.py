@@ -161,8 +161,15 @@ class Signal:
         """γ_n = n·u/(1 − n·u): the relative error of n roundings in a row (Higham, *Accuracy and Stability*, §3.1)."""
         return operations * self.unit / (1 - operations * self.unit)
 
-    def after(self, shape: tuple[int, ...] | None = None, *, gain: Any = 1.0, offset: float = 0.0, roundings: int = 0,
-              local: float = 0.0) -> Signal:
+    def after(
+        self,
+        shape: tuple[int, ...] | None = None,
+        *,
+        gain: Any = 1.0,
+        offset: float = 0.0,
+        roundings: int = 0,
+        local: float = 0.0,
+    ) -> Signal:
         """The signal behind a map that is `gain`-Lipschitz, sends 0 to something of norm `offset`, and rounds each entry
         `roundings` times relative to its own size (0: exact), plus a `local` absolute error."""
         widest = float(gain) if isinstance(gain, float | int) else float(gain.max())

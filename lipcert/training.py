@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -36,7 +35,7 @@ class Training(L.LightningModule):
         self.model, self.loss, self.schedule = model, loss, schedule
         self.make_optimizer, self.seed, self.config, self.on_epoch = optimizer, seed, config, on_epoch
         self.sums: dict[str, Tensor] = {}
-        self.first_bad_step = math.inf
+        self.retracting = [layer for layer in model.modules() if hasattr(layer, "retract")]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         parameters = [p for p in (*self.model.parameters(), *self.loss.parameters()) if p.requires_grad]
@@ -61,6 +60,12 @@ class Training(L.LightningModule):
         if self.device.type == "cpu" or batch_idx % CHECK_EVERY == 0:
             self._check_finite(terms["loss"].detach())
         return terms["loss"]
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if getattr(optimizer, "retract", False):
+            for layer in self.retracting:
+                layer.retract()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch

@@ -151,9 +151,13 @@ def test_images_on_disk_give_the_batches_of_images_in_memory(textured, on_disk, 
     assert torch.equal(on_disk.head(5).images.in_memory("reading"), textured.head(5).images)
 
 
-def test_an_epoch_is_a_pure_function_of_seed_and_epoch(textured):
+@pytest.mark.parametrize("augment", [ALL, ()], ids=["augmented", "plain"])
+@pytest.mark.parametrize("kept", ["textured", "on_disk"])
+def test_an_epoch_is_a_pure_function_of_seed_and_epoch(kept, augment, request):
+    split = request.getfixturevalue(kept)
+
     def loader(seed, epoch):
-        result = batches(textured, 10, device="cpu", augment=ALL, shuffle=True, seed=seed)
+        result = batches(split, 10, device="cpu", augment=augment, shuffle=True, seed=seed)
         result.epoch = epoch
         return result
 

@@ -70,7 +70,9 @@ LAYERS = {
     "residual": (lambda: Residual(NonexpansiveLinear(6, 6)), (6,)),
     "residual, identity": (lambda: Residual(nn.Identity()), (6,)),
     "residual, per channel": (
-        lambda: Residual(NonexpansiveConv2d(2, 3, 3, padding=1), NonexpansiveConv2d(2, 3, 1), channels=2, out_channels=3),
+        lambda: Residual(
+            NonexpansiveConv2d(2, 3, 3, padding=1), NonexpansiveConv2d(2, 3, 1), channels=2, out_channels=3
+        ),
         (2, 4, 4),
     ),
     "convex residual": (lambda: ConvexResidual(NonexpansiveLinear(6, 6)), (6,)),
@@ -160,10 +162,19 @@ def test_every_unit_row_is_a_unit():
 
 
 def test_branches_are_nonexpansive_one_by_one():
-    net = scatter(nn.Sequential(
-        Replicate(3), NonexpansiveConv2d(6, 12, 3, padding=1, groups=3), TwoSidedReLU(groups=3), NormPool2d(2),
-        FlattenBranches(3), BranchLinear(3, 32, 5), TwoSidedReLU(dim=2), BranchLinear(3, 10, 1), JoinBranches(),
-    ))
+    net = scatter(
+        nn.Sequential(
+            Replicate(3),
+            NonexpansiveConv2d(6, 12, 3, padding=1, groups=3),
+            TwoSidedReLU(groups=3),
+            NormPool2d(2),
+            FlattenBranches(3),
+            BranchLinear(3, 32, 5),
+            TwoSidedReLU(dim=2),
+            BranchLinear(3, 10, 1),
+            JoinBranches(),
+        )
+    )
     rows = jacobian(net, (2, 4, 4)).norm(dim=1)
     bound = Walk()(fold(net), image_signal((2, 4, 4))).lipschitz
     assert (rows <= bound * (1 + 1e-12)).all() and (bound <= 1 + 1e-9).all()

@@ -32,11 +32,14 @@ class Walk:
         self.rows: list[dict[str, Any]] = []
 
     def __call__(self, module: nn.Module, signal: Signal, name: str = "") -> Signal:
-        if hasattr(module, "bound"):
-            return module.bound(signal, self, name)
+        own: Any = getattr(module, "bound", None)
+        if own is not None:
+            return own(signal, self, name)
         rule = RULES.get(type(module))  # the very type: a subclass may compute something else
         if rule is None:
-            hint = "fold the network first" if hasattr(module, "fold") else "give it a method `bound(signal, walk, name)`"
+            hint = (
+                "fold the network first" if hasattr(module, "fold") else "give it a method `bound(signal, walk, name)`"
+            )
             raise ValueError(f"`{name or 'model'}`: no Lipschitz rule for {type(module).__name__}; {hint}")
         return rule(self, module, signal, name)
 
@@ -46,8 +49,16 @@ class Walk:
             self.norms[module] = matrix_norm(weight)
         return self.record(name, module, signal, weight.detach().double(), shape)
 
-    def record(self, name: str, module: Any, signal: Signal, matrix: Tensor, shape: tuple[int, ...],
-               positions: int = 1, tiles: int = 1) -> Signal:
+    def record(
+        self,
+        name: str,
+        module: Any,
+        signal: Signal,
+        matrix: Tensor,
+        shape: tuple[int, ...],
+        positions: int = 1,
+        tiles: int = 1,
+    ) -> Signal:
         norms, claim = self.norms[module], getattr(module, "claim", None)
         claimed = norms if claim is None else norms.new_tensor(claim)
         if bool((norms > claimed * (1 + TOLERANCE)).any()) or not bool(norms.isfinite().all()):
@@ -63,8 +74,11 @@ class Walk:
         row: dict[str, Any] = {"layer": name, "norm": float(norms.max())}
         if claim is not None:
             reshaped = matrix_norm(matrix) * tiles  # what b(W) could have claimed, had it been exact
-            row |= {"claim": float(claimed.max()), "gram_slack": float((claimed / reshaped).max()),
-                    "tiling_slack": float((reshaped / norms).max())}
+            row |= {
+                "claim": float(claimed.max()),
+                "gram_slack": float((claimed / reshaped).max()),
+                "tiling_slack": float((reshaped / norms).max()),
+            }
         self.rows.append(row)
         fan_in = matrix.shape[-1]
         growth = float(entrywise_norm(matrix).max()) * tiles
@@ -110,8 +124,9 @@ def _linear(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
     if signal.shape != (module.in_features,):
         raise ValueError(f"`{name}`: {module.in_features} features expected, {signal.shape} found")
     if len(getattr(module, "claim", [1.0])) > 1:  # unit rows: every output is a branch by itself
-        return walk.matrices(name, module, _branched(signal, module.out_features), module.weight[:, None],
-                             (module.out_features,))
+        return walk.matrices(
+            name, module, _branched(signal, module.out_features), module.weight[:, None], (module.out_features,)
+        )
     return walk.matrices(name, module, signal, module.weight[None], (module.out_features,))
 
 
@@ -127,8 +142,7 @@ def _convolution(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
         kernels = module.weight.detach().double().chunk(module.groups)
         walk.norms[module] = torch.stack([convolution_norm(kernel, s, p, (h, w)) for kernel in kernels])
     matrix = module.weight.detach().double().view(module.groups, -1, k * k * c // module.groups)
-    return walk.record(name, module, signal, matrix, shape, positions=shape[1] * shape[2],
-                       tiles=math.ceil(k / s))
+    return walk.record(name, module, signal, matrix, shape, positions=shape[1] * shape[2], tiles=math.ceil(k / s))
 
 
 RULES: dict[type[nn.Module], Callable[[Walk, Any, Signal, str], Signal]] = {

@@ -24,11 +24,14 @@ def matrix_norm(w: Tensor) -> Tensor:
     if w.shape[-2] > w.shape[-1]:
         w = w.mT
     m, n = w.shape[-2:]
+    exponent = torch.frexp(w.abs().amax((-2, -1))).exponent
+    scale = torch.exp2(exponent.double())  # a power of two, hence exact: against under- and overflow
+    w = w / scale[..., None, None]
     frobenius = w.abs().square().sum((-2, -1)) * (1 + 4 * m * n * _UNIT)
     if m == 1:
-        return frobenius.sqrt() * (1 + 4 * _UNIT)
+        return frobenius.sqrt() * (1 + 4 * _UNIT) * scale
     top = torch.linalg.eigvalsh(w @ w.mH)[..., -1].clamp_min(0)
-    return (top * (1 + 16 * m * _UNIT) + 8 * n * _UNIT * frobenius).sqrt() * (1 + 4 * _UNIT)
+    return (top * (1 + 16 * m * _UNIT) + 8 * n * _UNIT * frobenius).sqrt() * (1 + 4 * _UNIT) * scale
 
 
 def entrywise_norm(w: Tensor) -> Tensor:

@@ -24,13 +24,16 @@ class LastLayer:
     def __call__(self, model: nn.Module, shape: tuple[int, ...]) -> BoundCertificate:
         features, head = getattr(model, "features", None), getattr(model, "head", None)
         if not isinstance(features, nn.Module) or not isinstance(head, nn.Linear):
-            raise ValueError("`certificate=last_layer` needs a shared trunk and one last linear layer; this model has "
-                             "none: use `certificate=margin`")
+            raise ValueError(
+                "`certificate=last_layer` needs a shared trunk and one last linear layer; this model has "
+                "none: use `certificate=margin`"
+            )
         walk = Walk()
         trunk = walk(features, image_signal(shape), "features")
         if trunk.lipschitz.dim():
-            raise ValueError("`certificate=last_layer` needs a shared trunk; this one is branched: use "
-                             "`certificate=margin`")
+            raise ValueError(
+                "`certificate=last_layer` needs a shared trunk; this one is branched: use `certificate=margin`"
+            )
         logits = walk(head, trunk, "head")  # also the head's own rounding error
         claimed = Walk(False, walk.norms)(features, image_signal(shape), "features").lipschitz
         rows = head.weight.detach().double()

@@ -28,7 +28,6 @@ def provide(
     missing = [file for file in files if not (root / file).exists()]
     if not missing:
         return
-    new = {folder for file in files for folder in (root / file).parents if not folder.exists()}
     try:
         addresses = [address for archive in archives if not (root / archive).exists() for address in archives[archive]]
         if addresses and not _answers(addresses):
@@ -36,9 +35,6 @@ def provide(
         with _socket_timeout(PATIENCE):
             download()
     except Exception as error:  # RuntimeError, URLError, BadZipFile, tarfile.ReadError, ...: all mean no files
-        for folder in sorted(new, reverse=True):
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # what holds something stays
         wanted = f"{', '.join(missing[:4])}{' and more' if len(missing) > 4 else ''}"
         failed = f"downloading failed ({one_line(error)})"
         raise ValueError(f"{root} lacks {wanted}, and {failed}: put the files there or set `data_dir=`") from error

@@ -6,6 +6,7 @@ from lipcert.layers.branches import JoinBranches as JoinBranches
 from lipcert.layers.branches import PlainBranchLinear as PlainBranchLinear
 from lipcert.layers.branches import Replicate as Replicate
 from lipcert.layers.folding import fold as fold
+from lipcert.layers.initialisation import pass_on as pass_on
 from lipcert.layers.nonexpansive import NonexpansiveConv2d as NonexpansiveConv2d
 from lipcert.layers.nonexpansive import NonexpansiveLinear as NonexpansiveLinear
 from lipcert.layers.nonexpansive import UnitRowsLinear as UnitRowsLinear

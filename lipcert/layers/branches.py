@@ -38,6 +38,8 @@ class PlainBranchLinear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None, claim: list[float]):
         super().__init__()
         self.claim = claim
+        self.weight: Tensor
+        self.bias: Tensor | None
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
 

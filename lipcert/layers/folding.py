@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from torch import nn
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """A copy of `model` in which every layer with a `fold()` is replaced by the plain layer it computes.
+    """A frozen copy of `model` in which every layer with a `fold()` is replaced by the plain layer it computes.
 
     Fold after converting to float64: then what is certified is exactly what is evaluated, and costs what a plain network
     costs. A plain layer remembers in `claim` the norm that its scheme promised.
     """
-    model = copy.deepcopy(model)
-    if hasattr(model, "fold"):
-        return model.fold()
-    for parent in list(model.modules()):
+    top = nn.ModuleDict({"model": copy.deepcopy(model).requires_grad_(False)})
+    for parent in list(top.modules()):
         for name, child in list(parent.named_children()):
-            if hasattr(child, "fold"):
-                setattr(parent, name, child.fold())
-    return model
+            fold_child: Any = getattr(child, "fold", None)
+            if fold_child is not None:
+                setattr(parent, name, fold_child())
+    return top["model"]

@@ -93,6 +93,17 @@ class _Constrained(nn.Module):
         """Eq. 7; zero under the strict scheme, where there is nothing to push."""
         return self.weight.new_zeros(()) if self.strict else gram_penalty(self.matrices(), self.gram)
 
+    @torch.no_grad()
+    def retract(self) -> None:
+        """One step back towards orthogonal rows (or columns): W ← (3W − WWᵀW)/2 (Björck & Bowie, 1971).
+
+        Changes no claim. An optimizer that asks for it after its steps keeps b(W) ≈ ‖W‖₂² ≈ 1, so that dividing by √b
+        costs the network nothing.
+        """
+        w = self.matrices()
+        w = w.mT if w.shape[-2] > w.shape[-1] else w
+        w.copy_(1.5 * w - 0.5 * (w @ w.mT) @ w)
+
     def constrained_weight(self) -> Tensor:
         """The weight of the plain layer that this one is: what `fold` freezes."""
         if not self.strict:
@@ -125,8 +136,13 @@ class NonexpansiveLinear(nn.Linear, _Constrained):
 
     def fold(self) -> nn.Linear:
         """The plain layer that this one computes, with the norm it claims."""
-        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, dtype=self.weight.dtype,
-                          device=self.weight.device)
+        plain = nn.Linear(
+            self.in_features,
+            self.out_features,
+            self.bias is not None,
+            dtype=self.weight.dtype,
+            device=self.weight.device,
+        )
         return _freeze(plain, self)
 
 
@@ -140,6 +156,10 @@ class UnitRowsLinear(NonexpansiveLinear):
     def scale(self) -> Tensor:
         return self.weight.norm(dim=1).clamp_min(1e-12)
 
+    @torch.no_grad()
+    def retract(self) -> None:
+        self.weight.div_(self.scale()[:, None])
+
     def weight_penalty(self) -> Tensor:
         return self.weight.new_zeros(()) if self.strict else (self.weight.square().sum(1) - 1).clamp_min(0).sum()
 
@@ -151,9 +171,20 @@ class NonexpansiveConv2d(nn.Conv2d, _Constrained):
     not, and the layer claims c instead). A convolution of G groups is G matrices, each with its own b(W).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0,
-                 groups: int = 1, bias: bool = True, gram: str = "smaller", divide: bool = True):
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        bias: bool = True,
+        gram: str = "smaller",
+        divide: bool = True,
+    ):
+        self.geometry = (kernel_size, stride, padding)
+        super().__init__(in_channels, out_channels, *self.geometry, groups=groups, bias=bias)
         self.gram, self.strict, self.divide = gram, 1.0, divide
         for group in self.weight.data.chunk(groups):
             nn.init.orthogonal_(group)
@@ -179,9 +210,15 @@ class NonexpansiveConv2d(nn.Conv2d, _Constrained):
 
     def fold(self) -> nn.Conv2d:
         """The plain layer that this one computes, with the norm it claims."""
-        plain = nn.Conv2d(self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding,
-                          groups=self.groups, bias=self.bias is not None, dtype=self.weight.dtype,
-                          device=self.weight.device)
+        plain = nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            *self.geometry,
+            groups=self.groups,
+            bias=self.bias is not None,
+            dtype=self.weight.dtype,
+            device=self.weight.device,
+        )
         return _freeze(plain, self)
 
 

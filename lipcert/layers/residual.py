@@ -18,15 +18,22 @@ class Residual(nn.Module):
     re-implementation does, makes a block √2-Lipschitz.
     """
 
-    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None, t: float = math.sqrt(0.5),
-                 channels: int | None = None, out_channels: int | None = None):
+    def __init__(
+        self,
+        body: nn.Module,
+        shortcut: nn.Module | None = None,
+        t: float = math.sqrt(0.5),
+        channels: int | None = None,
+        out_channels: int | None = None,
+    ):
         super().__init__()
         if not 0 <= t <= 1:
             raise ValueError(f"`t` must lie in [0, 1], got {t}")
         self.body, self.shortcut = body, shortcut or nn.Identity()
         self.split_angle = nn.Parameter(torch.full((channels, 1, 1) if channels else (), math.acos(t)))
-        separate = channels is not None and out_channels not in (None, channels)
-        self.merge_angle = nn.Parameter(torch.full((out_channels, 1, 1), math.acos(t))) if separate else None
+        self.merge_angle = None
+        if channels and out_channels and out_channels != channels:
+            self.merge_angle = nn.Parameter(torch.full((out_channels, 1, 1), math.acos(t)))
 
     def merging(self) -> Tensor:
         return self.split_angle if self.merge_angle is None else self.merge_angle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +21,27 @@ class L2NNNLoss(nn.Module):
     u and v are no part of the classifier.
     """
 
-    def __init__(self, *, num_classes: int, gamma: float = 1.0, omega: float = 1.0, z: float = 1.0, v: float = 1.0,
-                 v_trainable: bool = True, u_trainable: bool = True, lambda_w: float = 1.0,
-                 adversary: Callable[..., Tensor] | None = None, adversarial_terms: str = "a"):
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        gamma: float = 1.0,
+        omega: float = 1.0,
+        z: float = 1.0,
+        v: float = 1.0,
+        v_trainable: bool = True,
+        u_trainable: bool = True,
+        lambda_w: float = 1.0,
+        adversary: Callable[..., Tensor] | None = None,
+        adversarial_terms: str = "a",
+    ):
         super().__init__()
         if z <= 0 or v <= 0:
             raise ValueError(f"`loss.z` and `loss.v` must be positive, got {z} and {v}")
         if min(gamma, omega, lambda_w) < 0:
-            raise ValueError(f"`loss.gamma`, `loss.omega` and `loss.lambda_w` must be at least 0, got {gamma}, {omega}, "
-                             f"{lambda_w}")
+            raise ValueError(
+                f"`loss.gamma`, `loss.omega` and `loss.lambda_w` must be at least 0, got {gamma}, {omega}, {lambda_w}"
+            )
         if adversarial_terms not in ("a", "ab"):
             raise ValueError(f"`loss.adversarial_terms` must be a or ab, got {adversarial_terms!r}")
         self.gamma, self.omega, self.z, self.lambda_w = gamma, omega, z, lambda_w
@@ -43,7 +56,7 @@ class L2NNNLoss(nn.Module):
             "a": F.cross_entropy(self.u * distorted, y),
             "b": F.cross_entropy(self.v * (distorted if self.adversarial_terms == "ab" else clean), y),
             "c": log_complement(self.z * clean, y).mean() / self.z,
-            "w": weight_penalty(model),
+            "w": sum(weight_penalties(model), clean.new_zeros(())),
         }
         total = terms["a"] + self.gamma * terms["b"] + self.omega * terms["c"] + self.lambda_w * terms["w"]
         return {"loss": total, **terms}
@@ -55,7 +68,7 @@ def log_complement(logits: Tensor, y: Tensor) -> Tensor:
     return others.logsumexp(1) - logits.logsumexp(1)
 
 
-def weight_penalty(model: nn.Module) -> Tensor:
-    """Σ L_W over the layers that have one (eq. 7)."""
-    penalties = [m.weight_penalty() for m in model.modules() if hasattr(m, "weight_penalty")]
-    return torch.stack(penalties).sum() if penalties else torch.zeros((), device=next(model.parameters()).device)
+def weight_penalties(model: nn.Module) -> list[Tensor]:
+    """L_W of every layer that has one (eq. 7)."""
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "weight_penalty")]
+    return [layer.weight_penalty() for layer in layers]

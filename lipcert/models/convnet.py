@@ -12,16 +12,25 @@ from lipcert.models.headed import Headed
 class ConvNet(Headed):
     """conv5×5, ReLU, max-pool; again; linear, ReLU; linear. Weights truncated normal of std 0.1, biases 0.1."""
 
-    def __init__(self, *, input_shape: Sequence[int], num_classes: int, channels: Sequence[int] = (32, 64),
-                 hidden: int = 1024, dropout: float = 0.0):
+    def __init__(
+        self,
+        *,
+        input_shape: Sequence[int],
+        num_classes: int,
+        channels: Sequence[int] = (32, 64),
+        hidden: int = 1024,
+        dropout: float = 0.0,
+    ):
         width, height, breadth = input_shape
         layers: list[nn.Module] = []
         for out in channels:
             layers += [nn.Conv2d(width, out, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
             width, height, breadth = out, height // 2, breadth // 2
         if min(height, breadth) < 1:
-            raise ValueError(f"`model.channels` halves the image {len(channels)} times, which {tuple(input_shape)} does "
-                             "not survive; give fewer channels")
+            raise ValueError(
+                f"`model.channels` halves the image {len(channels)} times, which {tuple(input_shape)} does "
+                "not survive; give fewer channels"
+            )
         layers += [nn.Flatten(), nn.Linear(width * height * breadth, hidden), nn.ReLU(), nn.Dropout(dropout)]
         super().__init__(nn.Sequential(*layers), nn.Linear(hidden, num_classes))
         for parameter in self.parameters():

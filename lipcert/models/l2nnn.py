@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lipcert.layers import NonexpansiveConv2d, NonexpansiveLinear, UnitRowsLinear, nonlinearity, pooling
+from lipcert.layers import NonexpansiveConv2d, NonexpansiveLinear, UnitRowsLinear, nonlinearity, pass_on
+from lipcert.layers import pooling as pooling_layer
 from lipcert.models.headed import Headed
 
 
@@ -18,19 +19,34 @@ class L2NNN(Headed):
     Sizes itself from (C, H, W); ValueError where the pooling leaves nothing.
     """
 
-    def __init__(self, *, input_shape: Sequence[int], num_classes: int, channels: Sequence[int] = (32, 64),
-                 kernel_size: int = 5, hidden: Sequence[int] = (1024,), activation: str = "two_sided_relu",
-                 pooling: str = "norm", multi: bool = True, divide: bool = True, gram: str = "smaller"):
+    def __init__(
+        self,
+        *,
+        input_shape: Sequence[int],
+        num_classes: int,
+        channels: Sequence[int] = (32, 64),
+        kernel_size: int = 5,
+        hidden: Sequence[int] = (1024,),
+        activation: str = "two_sided_relu",
+        pooling: str = "norm",
+        multi: bool = True,
+        divide: bool = True,
+        gram: str = "smaller",
+    ):
         width, height, breadth = input_shape
         layers: list[nn.Module] = []
         for out in channels:
-            layers.append(NonexpansiveConv2d(width, out, kernel_size, padding=kernel_size // 2, gram=gram, divide=divide))
+            layers.append(
+                NonexpansiveConv2d(width, out, kernel_size, padding=kernel_size // 2, gram=gram, divide=divide)
+            )
             step, width = nonlinearity(activation, out)
-            layers += [step, _pool(pooling)]
+            layers += [step, pooling_layer(pooling, 2)]
             height, breadth = height // 2, breadth // 2
         if min(height, breadth) < 1:
-            raise ValueError(f"`model.channels` halves the image {len(channels)} times, which {tuple(input_shape)} does "
-                             "not survive; give fewer channels")
+            raise ValueError(
+                f"`model.channels` halves the image {len(channels)} times, which {tuple(input_shape)} does "
+                "not survive; give fewer channels"
+            )
         layers.append(nn.Flatten())
         width *= height * breadth
         for out in hidden:
@@ -39,7 +55,4 @@ class L2NNN(Headed):
             layers.append(step)
         last = UnitRowsLinear if multi else NonexpansiveLinear
         super().__init__(nn.Sequential(*layers), last(width, num_classes, gram=gram))
-
-
-def _pool(kind: str) -> nn.Module:
-    return pooling(kind, 2)
+        pass_on(self)

@@ -13,10 +13,10 @@ from lipcert.layers import (
     NonexpansiveConv2d,
     Replicate,
     nonlinearity,
-    pooling,
+    pass_on,
 )
+from lipcert.layers import pooling as pooling_layer
 from lipcert.models.headed import Headed
-from lipcert.models.l2nnn_deep import pass_on
 
 
 class L2NNNCifar(Headed):
@@ -25,23 +25,39 @@ class L2NNNCifar(Headed):
     22 weight layers with the defaults; the paper feeds it 28×28 crops. Each logit is 1-Lipschitz by itself (gap/2).
     """
 
-    def __init__(self, *, input_shape: Sequence[int], num_classes: int, channels: Sequence[int] = (32, 32, 64),
-                 kernel_size: int = 5, depth: int = 18, width: int = 128, activation: str = "two_sided_relu",
-                 pooling: str = "norm", divide: bool = True, gram: str = "smaller"):
+    def __init__(
+        self,
+        *,
+        input_shape: Sequence[int],
+        num_classes: int,
+        channels: Sequence[int] = (32, 32, 64),
+        kernel_size: int = 5,
+        depth: int = 18,
+        width: int = 128,
+        activation: str = "two_sided_relu",
+        pooling: str = "norm",
+        divide: bool = True,
+        gram: str = "smaller",
+    ):
         c, height, breadth = input_shape
         k = num_classes
         layers: list[nn.Module] = [Replicate(k)]
         for i, out in enumerate(channels):
-            layers.append(NonexpansiveConv2d(k * c, k * out, kernel_size, padding=kernel_size // 2, groups=k, gram=gram,
-                                             divide=divide))
+            layers.append(
+                NonexpansiveConv2d(
+                    k * c, k * out, kernel_size, padding=kernel_size // 2, groups=k, gram=gram, divide=divide
+                )
+            )
             step, c = nonlinearity(activation, out, groups=k)
             layers.append(step)
             if i > 0:
-                layers.append(_pool(pooling))
+                layers.append(pooling_layer(pooling, 2))
                 height, breadth = height // 2, breadth // 2
         if min(height, breadth) < 1:
-            raise ValueError(f"`model.channels` halves the image {len(channels) - 1} times, which {tuple(input_shape)} "
-                             "does not survive; give fewer channels")
+            raise ValueError(
+                f"`model.channels` halves the image {len(channels) - 1} times, which {tuple(input_shape)} "
+                "does not survive; give fewer channels"
+            )
         layers.append(FlattenBranches(k))
         inputs = c * height * breadth
         for _ in range(depth):
@@ -50,7 +66,3 @@ class L2NNNCifar(Headed):
             layers.append(step)
         super().__init__(nn.Sequential(*layers), nn.Sequential(BranchLinear(k, inputs, 1, gram=gram), JoinBranches()))
         pass_on(self)
-
-
-def _pool(kind: str) -> nn.Module:
-    return pooling(kind, 2)

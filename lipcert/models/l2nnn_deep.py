@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from lipcert.layers import (
@@ -15,10 +14,10 @@ from lipcert.layers import (
     JoinBranches,
     NonexpansiveConv2d,
     NonexpansiveLinear,
-    TwoSidedReLU,
     nonlinearity,
-    pooling,
+    pass_on,
 )
+from lipcert.layers import pooling as pooling_layer
 from lipcert.models.headed import Headed
 
 
@@ -30,20 +29,37 @@ class L2NNNDeep(Headed):
     survive the depth.
     """
 
-    def __init__(self, *, input_shape: Sequence[int], num_classes: int, channels: Sequence[int] = (32, 64),
-                 kernel_size: int = 5, shared: int = 10, shared_width: int = 512, branch: int = 9,
-                 branch_width: int = 64, activation: str = "two_sided_relu", pooling: str = "norm", divide: bool = True,
-                 gram: str = "smaller", dropout: float = 0.0):
+    def __init__(
+        self,
+        *,
+        input_shape: Sequence[int],
+        num_classes: int,
+        channels: Sequence[int] = (32, 64),
+        kernel_size: int = 5,
+        shared: int = 10,
+        shared_width: int = 512,
+        branch: int = 9,
+        branch_width: int = 64,
+        activation: str = "two_sided_relu",
+        pooling: str = "norm",
+        divide: bool = True,
+        gram: str = "smaller",
+        dropout: float = 0.0,
+    ):
         width, height, breadth = input_shape
         trunk: list[nn.Module] = []
         for out in channels:
-            trunk.append(NonexpansiveConv2d(width, out, kernel_size, padding=kernel_size // 2, gram=gram, divide=divide))
+            trunk.append(
+                NonexpansiveConv2d(width, out, kernel_size, padding=kernel_size // 2, gram=gram, divide=divide)
+            )
             step, width = nonlinearity(activation, out)
-            trunk += [step, _pool(pooling)]
+            trunk += [step, pooling_layer(pooling, 2)]
             height, breadth = height // 2, breadth // 2
         if min(height, breadth) < 1:
-            raise ValueError(f"`model.channels` halves the image {len(channels)} times, which {tuple(input_shape)} does "
-                             "not survive; give fewer channels")
+            raise ValueError(
+                f"`model.channels` halves the image {len(channels)} times, which {tuple(input_shape)} does "
+                "not survive; give fewer channels"
+            )
         trunk.append(nn.Flatten())
         width *= height * breadth
         for _ in range(shared):
@@ -58,22 +74,3 @@ class L2NNNDeep(Headed):
         head += [BranchLinear(num_classes, width, 1, gram=gram), JoinBranches()]
         super().__init__(nn.Sequential(*trunk), nn.Sequential(*head))
         pass_on(self)
-
-
-def pass_on(model: nn.Module, noise: float = 1e-2) -> None:
-    """Starts every (d, 2d) linear map behind a two-sided ReLU as [I, 0] + N(0, noise²/2d): behind the first it hands a
-    non-negative vector through unchanged, where an orthogonal start would lose 1/√2 of each distance a layer."""
-    behind = False
-    for module in model.modules():
-        if isinstance(module, NonexpansiveLinear | BranchLinear):
-            *_, out, inputs = module.weight.shape
-            if behind and inputs == 2 * out:
-                with torch.no_grad():
-                    module.weight.normal_(std=noise / inputs**0.5)
-                    module.weight[..., :out] += torch.eye(out)
-        if not isinstance(module, nn.Dropout):
-            behind = isinstance(module, TwoSidedReLU)
-
-
-def _pool(kind: str) -> nn.Module:
-    return pooling(kind, 2)

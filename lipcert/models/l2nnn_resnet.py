@@ -16,18 +16,34 @@ class L2NNNResNet(Headed):
     counts ⌈K/S⌉ times, and it is trained by the L2NNN loss.
     """
 
-    def __init__(self, *, input_shape: Sequence[int], num_classes: int, channels: Sequence[int] = (16, 32, 64),
-                 blocks: Sequence[int] = (3, 3, 3), t: float = 0.5**0.5, per_channel: bool = False,
-                 activation: str = "two_sided_relu", divide: bool = True, gram: str = "smaller"):
+    def __init__(
+        self,
+        *,
+        input_shape: Sequence[int],
+        num_classes: int,
+        channels: Sequence[int] = (16, 32, 64),
+        blocks: Sequence[int] = (3, 3, 3),
+        t: float = 0.5**0.5,
+        per_channel: bool = False,
+        activation: str = "two_sided_relu",
+        divide: bool = True,
+        gram: str = "smaller",
+    ):
         if len(channels) != len(blocks):
-            raise ValueError(f"`model.channels` and `model.blocks` must have one entry a stage, got {len(channels)} and "
-                             f"{len(blocks)}")
+            raise ValueError(
+                f"`model.channels` and `model.blocks` must have one entry a stage, got {len(channels)} and "
+                f"{len(blocks)}"
+            )
         if min(input_shape[1:]) < 2 ** (len(channels) - 1):
-            raise ValueError(f"`model.channels` halves the image {len(channels) - 1} times, which {tuple(input_shape)} "
-                             "does not survive; give fewer stages")
+            raise ValueError(
+                f"`model.channels` halves the image {len(channels) - 1} times, which {tuple(input_shape)} "
+                "does not survive; give fewer stages"
+            )
 
         def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> NonexpansiveConv2d:
-            return NonexpansiveConv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False, gram=gram, divide=divide)
+            return NonexpansiveConv2d(
+                inputs, outputs, kernel, stride, kernel // 2, bias=False, gram=gram, divide=divide
+            )
 
         def block(inputs: int, outputs: int, stride: int) -> Residual:
             enter, widened = nonlinearity(activation, inputs)

@@ -62,8 +62,15 @@ class Cosine(Ramp):
     `restart_at` (a fraction) begins a second such fall from `restart_value`: the strict phase of a soft-to-strict run.
     """
 
-    def __init__(self, drives: str, start: float = 1.0, end: float = 0.0, warmup: float = 0.0,
-                 restart_at: float | None = None, restart_value: float = 1.0):
+    def __init__(
+        self,
+        drives: str,
+        start: float = 1.0,
+        end: float = 0.0,
+        warmup: float = 0.0,
+        restart_at: float | None = None,
+        restart_value: float = 1.0,
+    ):
         super().__init__(drives)
         self.start, self.end, self.warmup = start, end, warmup
         self.restart_at, self.restart_value = restart_at, restart_value

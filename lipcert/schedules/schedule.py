@@ -42,7 +42,9 @@ class Schedule:
                 continue
             driven = [owner for owner in owners if hasattr(owner, ramp.name)]
             if not driven:
-                raise ValueError(f"`schedule.{name}` drives {ramp.owner}.{ramp.name}, which this {ramp.owner} has not; "
-                                 f"take it out with schedule.{name}=null")
+                raise ValueError(
+                    f"`schedule.{name}` drives {ramp.owner}.{ramp.name}, which this {ramp.owner} has not; "
+                    f"take it out with schedule.{name}=null"
+                )
             for owner in driven:
                 setattr(owner, ramp.name, value)

@@ -93,8 +93,7 @@ def fit_here(directory: Path, config: dict[str, Any]) -> None:
     share = {"device": trainer.strategy.root_device, "seed": seed, "rank": trainer.global_rank,
              "world_size": trainer.world_size, "workers": dataset.workers}
     if hasattr(model, "memorise"):
-        images, labels = dataset.train.images, dataset.train.labels
-        model.memorise(images, labels)
+        model.memorise(dataset.train.pixels(), dataset.train.labels)
     if not any(p.requires_grad for p in model.parameters()) or not schedule.epochs:
         if trainer.is_global_zero:
             save_untrained(path, module, config)

@@ -1,0 +1,414 @@
+"""Attacks find what is there, the judge makes every candidate legal, and a broken certificate is never missed."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lipcert.attacks.adapter import descent, rescaled
+from lipcert.attacks.carlini_wagner import CarliniWagnerL2
+from lipcert.attacks.fast_gradient import FastGradient
+from lipcert.attacks.judge import distance, judge
+from lipcert.attacks.projected_gradient import ProjectedGradient
+from lipcert.contracts import Attack, AttackRow, Norm
+from lipcert.tasks.attacking import CertificateBroken, attack_images
+
+NORMS = list(Norm)
+LEVELS = 255
+
+
+class Linear(nn.Module):
+    """`classes` planes through images near the middle of the box, so that no box constraint blocks the shortest way."""
+
+    def __init__(self, classes: int = 3, scale: float = 1.0, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        weight = torch.randn(classes, 16, dtype=torch.float64)
+        self.linear = nn.Linear(16, classes)
+        self.linear.weight.data = (scale * weight).float()
+        self.linear.bias.data = (-scale * weight.sum(1) / 2).float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.flatten(1))
+
+
+def problem(model: nn.Module, n: int = 12, seed: int = 1) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """The float64 model, n uint8 images, the same in [0, 1] float64, and the model's own answers as labels."""
+    exact = deepcopy(model).double().eval()
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(115, 141, (n, 1, 4, 4), dtype=torch.uint8, generator=generator)
+    x = images.double() / LEVELS
+    return exact, images, x, exact(x).argmax(1).detach()
+
+
+def exact_distance(model: Linear, x: Tensor, y: Tensor, norm: Norm) -> Tensor:
+    """min over i of margin_i / ||w_y - w_i||, in the dual norm."""
+    weight, logits = model.linear.weight.double().detach(), model.double()(x).detach()
+    gap = logits.gather(1, y[:, None]) - logits
+    dual = (weight[y][:, None] - weight[None]).norm(p=2 if norm == Norm.L2 else 1, dim=2)
+    return torch.where(gap > 0, gap / dual, torch.inf).amin(1)
+
+
+@pytest.fixture(params=NORMS)
+def norm(request: pytest.FixtureRequest) -> Norm:
+    return request.param
+
+
+# --- the attacks
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1.0, 1e4, 1e-6])
+@pytest.mark.parametrize("loss, classes", [("ce", 3), ("ce", 2), ("margin", 2)])  # margin may chase a farther class
+def test_projected_gradient_succeeds_exactly_beyond_the_distance(norm, loss, classes, scale, dtype):
+    exact, _, x, y = problem(Linear(classes, scale), n=64)
+    least = exact_distance(exact, x, y, norm)
+    model = deepcopy(exact).to(dtype)
+    eps = least * torch.where(torch.arange(len(x)) % 2 == 0, 1.02, 0.98)  # a radius per image
+    attack = ProjectedGradient(norm=norm, eps=[1.0], loss=loss, restarts=3, seed=0)
+    judged = judge(exact, x, y, attack(model, x.to(dtype), y, eps), norm, eps)
+    assert judged.success.tolist() == (eps > least).tolist()
+
+
+def test_fast_gradient_is_exact_on_a_binary_linear_classifier(norm):
+    exact, _, x, y = problem(Linear(2), n=32)
+    least = exact_distance(exact, x, y, norm)
+    attack = FastGradient(norm=norm, eps=[1.0])
+    for factor in (0.999, 1.001):
+        eps = factor * least
+        judged = judge(exact, x, y, attack(deepcopy(exact).float(), x.float(), y, eps), norm, eps)
+        assert judged.success.tolist() == [factor > 1] * len(x)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4, 1e-6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_carlini_wagner_finds_the_smallest_distance(scale, dtype):
+    exact, _, x, y = problem(Linear(3, scale))
+    model = deepcopy(exact).to(dtype)
+    judged = judge(exact, x, y, CarliniWagnerL2(steps=200)(model, x.to(dtype), y), Norm.L2)
+    ratio = judged.distance / exact_distance(exact, x, y, Norm.L2)
+    assert (ratio >= 1).all() and (ratio <= 1.02).all()
+
+
+def test_restarts_of_carlini_wagner_keep_the_smallest():
+    exact, _, x, y = problem(Linear(3))
+    model = deepcopy(exact).float()
+    found = [
+        judge(exact, x, y, CarliniWagnerL2(steps=20, restarts=r)(model, x.float(), y), Norm.L2).distance for r in (1, 2)
+    ]
+    assert (found[1] <= found[0]).all() and (found[1] < found[0]).any()
+
+
+def test_carlini_wagner_returns_the_clean_image_where_it_fails():
+    x, y = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 1])
+
+    class Constant(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.one_hot(y, 3).to(x.dtype) + 0 * x.sum()
+
+    assert torch.equal(CarliniWagnerL2(steps=5)(Constant().eval(), x, y), x)
+
+
+def test_rescaling_keeps_the_answer_and_the_gradient_of_huge_and_tiny_logits(norm):
+    logits = torch.randn(50, 7, dtype=torch.float64)
+    for scale in (1e-9, 1.0, 1e9):
+        assert torch.allclose(rescaled(scale * logits, 4.0), rescaled(logits, 4.0))
+    assert torch.equal(rescaled(logits, 4.0).argsort(1), logits.argsort(1))
+    assert rescaled(torch.zeros(2, 3), 4.0).isfinite().all()
+    assert descent(norm) is descent(norm)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        FastGradient(norm=Norm.L2, eps=[0.5]),
+        ProjectedGradient(norm=Norm.LINF, eps=[0.1], steps=3, restarts=2),
+        ProjectedGradient(norm=Norm.L2, eps=[0.1], steps=3, seed=5),
+        CarliniWagnerL2(steps=3, binary_search_steps=2),
+    ],
+    ids=lambda attack: attack.label,
+)
+def test_the_model_is_given_back_untouched(attack: Attack):
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, 3))
+    model[1].eval()  # a frozen layer inside a model in training
+    model[3].bias.requires_grad_(False)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    modes, grads = [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
+    x, y = torch.rand(6, 1, 4, 4, requires_grad=True), torch.randint(0, 3, (6,))
+    with torch.no_grad():  # attacks bring their own gradients
+        candidate = attack(model, x, y, None)
+    assert candidate.shape == x.shape and candidate.dtype == x.dtype and not candidate.requires_grad
+    assert [m.training for m in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()] == grads
+    assert all(p.grad is None for p in model.parameters()) and x.grad is None
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_the_model_is_given_back_when_the_attack_fails():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    with pytest.raises(AssertionError):  # Foolbox's own check of the box
+        ProjectedGradient(norm=Norm.L2, eps=[0.5])(model, 2 * torch.ones(1, 1, 4, 4), torch.tensor([0]))
+    assert model.training and model[1].weight.requires_grad
+
+
+def test_a_seed_decides_the_result_and_leaves_the_random_stream_alone(norm):
+    exact, _, x, y = problem(Linear(3))
+    model, x = exact.float(), x.float()
+    runs = {}
+    for seed in (0, 1):
+        attack = ProjectedGradient(norm=norm, eps=[1e-3], steps=1, rel_stepsize=0.01, seed=seed)
+        torch.manual_seed(0)
+        runs[seed] = attack(model, x, y)
+        after = torch.rand(1)
+        torch.manual_seed(7)
+        assert torch.equal(runs[seed], attack(model, x, y))
+        torch.manual_seed(0)
+        assert torch.equal(after, torch.rand(1))
+    assert not torch.equal(runs[0], runs[1])
+    unseeded = ProjectedGradient(norm=norm, eps=[1e-3], steps=1, rel_stepsize=0.01)
+    assert not torch.equal(unseeded(model, x, y), unseeded(model, x, y))
+
+
+def test_labels_tell_what_decides_the_strength():
+    assert CarliniWagnerL2().label == "carlini_wagner_l2-1000x9"
+    assert CarliniWagnerL2(steps=10, restarts=4, stepsize=0.1).label == "carlini_wagner_l2-10x9-step0.1-r4"
+    assert ProjectedGradient(norm=Norm.L2, eps=[1]).label == "pgd_l2-40"
+    assert ProjectedGradient(norm=Norm.LINF, eps=1, loss="margin", restarts=2).label == "pgd_linf-40-margin-r2"
+    assert FastGradient(norm=Norm.LINF, eps=[0.1]).label == "fgsm_linf"
+
+
+@pytest.mark.parametrize(
+    "build, key",
+    [
+        (lambda: ProjectedGradient(norm="l3", eps=[1]), "norm"),
+        (lambda: ProjectedGradient(norm=Norm.L2, eps=[0.1, -1]), "eps"),
+        (lambda: ProjectedGradient(norm=Norm.L2, eps=[math.nan]), "eps"),
+        (lambda: ProjectedGradient(norm=Norm.L2, eps=[1], steps=0), "steps"),
+        (lambda: ProjectedGradient(norm=Norm.L2, eps=[1], rel_stepsize=0), "rel_stepsize"),
+        (lambda: ProjectedGradient(norm=Norm.L2, eps=[1], restarts=2, random_start=False), "restarts"),
+        (lambda: FastGradient(norm=Norm.L2, eps=[1], loss="hinge"), "loss"),
+        (lambda: FastGradient(norm=Norm.L2, eps=[1], images=0), "images"),
+        (lambda: CarliniWagnerL2(batch_size=1.5), "batch_size"),
+        (lambda: CarliniWagnerL2(confidence=-1), "confidence"),
+        (lambda: CarliniWagnerL2()(nn.Identity(), torch.zeros(1, 2), torch.zeros(1), torch.ones(1)), "carlini"),
+        (lambda: FastGradient(norm=Norm.L2, eps=[])(Linear(), torch.zeros(1, 1, 4, 4), torch.tensor([0])), "eps"),
+    ],
+)
+def test_a_senseless_setting_names_its_key(build, key):
+    with pytest.raises(ValueError, match=rf"`(attack\.)?{key}"):
+        build()
+
+
+def test_importing_the_attacks_does_not_import_foolbox():
+    code = "import sys, lipcert.attacks.carlini_wagner, lipcert.attacks.projected_gradient, lipcert.tasks.attacking\n"
+    code += "assert 'foolbox' not in sys.modules\n"
+    code += "from lipcert.attacks.adapter import load_foolbox; load_foolbox(); assert 'foolbox' in sys.modules"
+    environment = {**os.environ, "PATH": ""}  # no git binary either
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env=environment)
+
+
+# --- the judge
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    norm=st.sampled_from(NORMS),
+    spread=st.sampled_from([1e-12, 1e-3, 1.0, 1e6]),
+    eps=st.lists(st.one_of(st.just(0.0), st.floats(1e-20, 10)), min_size=8, max_size=8),
+)
+def test_judged_images_are_legal_whatever_the_candidate(seed, norm, spread, eps):
+    exact, _, x, y = problem(Linear(3), n=8, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    candidate = x + spread * torch.randn(x.shape, dtype=torch.float64, generator=generator)
+    candidate[0] = torch.nan
+    candidate[1, 0, 0] = torch.tensor([torch.inf, -torch.inf, torch.nan, 2.0])
+    radius = torch.tensor(eps, dtype=torch.float64)
+    judged = judge(exact, x, y, candidate, norm, radius)
+    assert judged.images.dtype == torch.float64 and ((judged.images >= 0) & (judged.images <= 1)).all()
+    assert (distance(norm, judged.images, x) <= radius).all()
+    assert torch.equal(judged.success, exact(judged.images).argmax(1) != y)
+    assert torch.equal(judged.distance.isinf(), ~judged.success)
+    assert torch.equal(judged.images[0], x[0])
+    free = judge(exact, x, y, candidate, norm).images  # and a legal one is left as it is
+    legal = judge(exact, x, y, free, norm, distance(norm, free, x))
+    assert torch.equal(legal.images, free)
+
+
+def test_projection_keeps_a_candidate_that_needs_the_whole_radius(norm):
+    exact, _, x, y = problem(Linear(2), n=32)
+    least = exact_distance(exact, x, y, norm)
+    direction = exact.linear.weight.detach()[1 - y] - exact.linear.weight.detach()[y]
+    if norm == Norm.LINF:
+        direction = direction.sign()
+    step = (direction / distance(norm, direction, 0 * direction)[:, None]).reshape(x.shape)
+    far = x + step * (3 * least)[:, None, None, None]
+    assert judge(exact, x, y, far, norm, least * (1 + 1e-9)).success.all()
+    assert not judge(exact, x, y, far, norm, least * (1 - 1e-9)).success.any()
+
+
+def test_distances_are_the_norms_rounded_up(norm):
+    a, b = torch.rand(5, 3, 4, 4).double(), torch.rand(5, 3, 4, 4).double()
+    expected = np.linalg.norm((a - b).flatten(1).numpy(), ord=2 if norm == Norm.L2 else np.inf, axis=1)
+    found = distance(norm, a, b).numpy()
+    assert (found >= expected).all() and np.allclose(found, expected, rtol=1e-13)
+    assert not distance(norm, a, a).any()
+
+
+def test_a_misclassified_clean_image_has_distance_zero(norm):
+    exact, _, x, y = problem(Linear(3))
+    wrong = (y + 1) % 3
+    judged = judge(exact, x, wrong, torch.rand_like(x), norm, 0.5)
+    assert judged.success.all() and not judged.distance.any() and torch.equal(judged.images, x)
+
+
+def test_logits_that_are_not_finite_count_as_misclassified():
+    class Explodes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([1 / (x.flatten(1).amax(1) - 1), -x.flatten(1).sum(1)], 1).abs() * torch.tensor([1.0, 0])
+
+    x, y = torch.full((2, 1, 2, 2), 0.5).double(), torch.tensor([0, 0])
+    candidate = x.clone()
+    candidate[1, 0, 0, 0] = 1.0
+    assert judge(Explodes().eval(), x, y, candidate, Norm.L2).success.tolist() == [False, True]
+
+
+def test_the_judge_refuses_what_it_cannot_judge():
+    exact, _, x, y = problem(Linear(3))
+    for call, key in (
+        (lambda: judge(deepcopy(exact).float(), x.float(), y, x, Norm.L2), None),
+        (lambda: judge(deepcopy(exact).train(), x, y, x, Norm.L2), "model"),
+        (lambda: judge(exact, x, y, x[:3], Norm.L2), "candidate"),
+        (lambda: judge(exact, x + 1, y, x, Norm.L2), "x"),
+        (lambda: judge(exact, x, y, x, Norm.L2, -0.1), "eps"),
+    ):
+        with pytest.raises(ValueError if key else (ValueError, RuntimeError), match=f"`{key}`" if key else None):
+            call()
+
+
+# --- the loop
+
+
+def loop(attack, model, images, y, tmp_path, *, certified=None, norm=Norm.L2, done=frozenset()) -> list[AttackRow]:
+    rows: list[AttackRow] = []
+    attack_images(
+        attack,
+        deepcopy(model).float(),
+        model,
+        images,
+        y,
+        append=rows.extend,
+        done=done,
+        certified=certified or {},
+        certified_norm=norm,
+        counterexamples=tmp_path / "counterexamples",
+    )
+    return rows
+
+
+def test_a_row_for_every_image_and_eps(tmp_path):
+    exact, images, x, y = problem(Linear(3), n=11)
+    y[3] = (y[3] + 1) % 3
+    least = exact_distance(exact, x, y, Norm.L2)
+    radii = [0.0, 0.02, 1.0]
+    rows = loop(ProjectedGradient(norm=Norm.L2, eps=radii, batch_size=4, seed=0), exact, images, y, tmp_path)
+    assert [(r.index, r.eps) for r in rows] == [(i, eps) for eps in radii for i in range(11)]
+    for row in rows:
+        assert row.success == math.isfinite(row.distance)
+        assert row.distance == 0 if row.index == 3 else row.distance >= least[row.index]
+    assert all(r.success == (r.index == 3) for r in rows if r.eps == 0) and all(r.success for r in rows if r.eps == 1)
+    few = loop(FastGradient(norm=Norm.L2, eps=[0.1], images=5), exact, images, y, tmp_path)
+    assert [r.index for r in few] == list(range(5))
+
+
+def test_a_killed_attack_resumes_by_image_with_the_same_rows(tmp_path):
+    exact, images, _, y = problem(Linear(3), n=11)
+    attack = ProjectedGradient(norm=Norm.L2, eps=[0.03, 0.1], steps=2, batch_size=4, seed=0)
+    whole = loop(attack, exact, images, y, tmp_path)
+    kept = whole[:15]  # killed after the first batch of the second radius
+    rest = loop(attack, exact, images, y, tmp_path, done={(r.index, r.eps) for r in kept})
+    assert kept + rest == whole
+    assert not loop(attack, exact, images, y, tmp_path, done={(r.index, r.eps) for r in whole})
+    least = CarliniWagnerL2(steps=5, binary_search_steps=1)
+    assert not loop(least, exact, images, y, tmp_path, done={(i, None) for i in range(11)})
+
+
+@pytest.mark.parametrize(
+    "attack, certified_norm",
+    [
+        (ProjectedGradient(norm=Norm.L2, eps=[0.5], seed=0, batch_size=8), Norm.L2),
+        (ProjectedGradient(norm=Norm.LINF, eps=[0.2], seed=0, batch_size=8), Norm.LINF),
+        (FastGradient(norm=Norm.LINF, eps=[0.1], batch_size=8), Norm.L2),  # found in one norm, certified in another
+        (CarliniWagnerL2(steps=100, batch_size=8), Norm.L2),
+    ],
+    ids=lambda value: getattr(value, "label", str(value)),
+)
+def test_a_false_certificate_is_caught_and_a_true_one_is_not(attack, certified_norm, tmp_path):
+    exact, images, x, y = problem(Linear(3), n=12)
+    least = exact_distance(exact, x, y, certified_norm)
+    true = {i: d * (1 - 1e-12) for i, d in enumerate(least.tolist())}
+    honest = loop(attack, exact, images, y, tmp_path, certified=true, norm=certified_norm)
+    assert len(honest) == 12 and any(r.success for r in honest) and not (tmp_path / "counterexamples").exists()
+
+    found = next(r.index for r in honest[8:] if r.success)
+    false = {**true, found: 10.0}
+    rows: list[AttackRow] = []
+    arguments = {
+        "append": rows.extend,
+        "certified": false,
+        "certified_norm": certified_norm,
+        "counterexamples": tmp_path / "counterexamples",
+    }
+    with pytest.raises(CertificateBroken, match=f"image {found}: {attack.label} .*10.0") as caught:
+        attack_images(attack, deepcopy(exact).float(), exact, images, y, **arguments)
+    assert rows == honest  # the rows of the broken batch were appended first
+    file = tmp_path / "counterexamples" / f"{attack.label}-{found}.npz"
+    assert str(file) in str(caught.value)
+    with np.load(file) as kept:
+        x_adv = torch.from_numpy(kept["x_adv"])[None]
+        assert np.array_equal(kept["x"], x[found]) and int(kept["label"]) == y[found]
+        assert exact(x_adv).argmax(1).item() == int(kept["prediction"]) != y[found]
+        assert float(kept["distance"]) == distance(certified_norm, x_adv, x[found][None]).item() <= kept["radius"]
+
+    done = {(r.index, r.eps) for r in rows}  # a resumed run has nothing to attack, yet can't walk past the failure
+    with pytest.raises(CertificateBroken, match=f"image {found}: {attack.label}"):
+        attack_images(attack, deepcopy(exact).float(), exact, images, y, done=done, **arguments)
+    attack_images(attack, deepcopy(exact).float(), exact, images, y, done=done, **{**arguments, "certified": true})
+
+
+def test_a_certificate_for_a_misclassified_clean_image_is_broken(tmp_path):
+    exact, images, _, y = problem(Linear(3), n=4)
+    y[2] = (y[2] + 1) % 3
+    attack = FastGradient(norm=Norm.L2, eps=[0.0])
+    assert len(loop(attack, exact, images, y, tmp_path, certified={2: 0.0, 1: 5.0})) == 4
+    with pytest.raises(CertificateBroken, match=r"image 2: .* distance 0\.0"):
+        loop(attack, exact, images, y, tmp_path, certified={2: 1e-9})
+
+
+def test_every_attack_of_the_configuration_builds():
+    from hydra import compose, initialize_config_module
+    from hydra.core.config_store import ConfigStore
+    from hydra.utils import instantiate
+
+    ConfigStore.instance().store(
+        name="attacks_only", node={"defaults": [{"attack": "none"}, "_self_"], "eps": [0.1], "seed": 3}
+    )
+    with initialize_config_module("lipcert.conf", version_base="1.3"):
+        assert not compose("attacks_only").get("attack")
+        for name in ("fgsm", "pgd_l2", "pgd_linf", "carlini_wagner_l2"):
+            config = compose("attacks_only", overrides=[f"attack={name}", "attack.images=7"])
+            attack = instantiate(config.attack, _convert_="all")
+            assert attack.images == 7 and isinstance(attack.norm, Norm)
+            assert attack.label.startswith(name.removesuffix("_linf"))
+        steps = compose("attacks_only", overrides=["attack=carlini_wagner_l2", "attack.steps=17"])
+        assert instantiate(steps.attack).label == "carlini_wagner_l2-17x9"

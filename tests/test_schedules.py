@@ -1,0 +1,59 @@
+"""Schedules are pure functions of progress, and reach exactly what they drive."""
+
+import pytest
+import torch
+from torch import nn
+
+from lipcert.layers import NonexpansiveLinear
+from lipcert.losses.l2nnn import L2NNNLoss
+from lipcert.schedules import Constant, Cosine, Linear, Milestones, Schedule, Step
+
+RAMPS = {
+    "constant": (Constant("loss.omega", 2.0), [(0, 2.0), (10, 2.0)]),
+    "step": (Step("model.strict", at=0.5), [(0, 0.0), (4.999, 0.0), (5, 1.0), (10, 1.0)]),
+    "linear": (Linear("loss.omega", 0.0, 3.0, over=0.5), [(0, 0.0), (2.5, 1.5), (5, 3.0), (10, 3.0)]),
+    "cosine": (Cosine("optimizer.lr"), [(0, 1.0), (5, 0.5), (10, 0.0), (11, 0.0)]),
+    "warm": (Cosine("optimizer.lr", warmup=0.2), [(0, 0.0), (1, 0.5), (2, 1.0), (6, 0.5), (10, 0.0)]),
+    "restart": (
+        Cosine("optimizer.lr", restart_at=0.5, restart_value=0.4),
+        [(0, 1.0), (2.5, 0.5), (5, 0.4), (7.5, 0.2)],
+    ),
+    "milestones": (Milestones("optimizer.lr", [3, 6], 0.1), [(0, 1.0), (3, 0.1), (6, 0.01)]),
+}
+
+
+@pytest.mark.parametrize("name", RAMPS)
+def test_ramps(name):
+    ramp, points = RAMPS[name]
+    for epoch, value in points:
+        assert ramp(epoch, 10) == pytest.approx(value, abs=1e-12)
+
+
+def test_a_schedule_sets_what_it_drives_and_can_be_applied_twice():
+    model = nn.Sequential(NonexpansiveLinear(2, 2), nn.ReLU(), NonexpansiveLinear(2, 2))
+    loss = L2NNNLoss(num_classes=2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    schedule = Schedule(
+        epochs=10,
+        strict=Step("model.strict", 0.5),
+        omega=Linear("loss.omega", 0.0, 1.0),
+        lr=Cosine("optimizer.lr"),
+        off=None,
+    )
+    for _ in range(2):
+        schedule.apply(5, model=model, loss=loss, groups=optimizer.param_groups)
+        assert [model[0].strict, model[2].strict] == [1.0, 1.0] and loss.omega == 0.5
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+    schedule.apply(0, model=model)  # certifying: no loss, no optimizer
+    assert model[0].strict == 0.0
+    assert schedule.values(5) == {"strict": 1.0, "omega": 0.5, "lr": 0.5}
+
+
+def test_a_ramp_that_drives_nothing_is_an_error():
+    schedule = Schedule(epochs=1, strict=Step("model.strict", 0.5))
+    with pytest.raises(ValueError, match="schedule.strict=null"):
+        schedule.apply(0, model=nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="optimizer.KEY"):
+        Constant("lr", 1.0)
+    with pytest.raises(ValueError, match="at least 0"):
+        Schedule(epochs=-1)
