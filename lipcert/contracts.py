@@ -77,7 +77,7 @@ class Verdict(NamedTuple):
 class BoundCertificate:
     """A certificate bound to one network: its constants are computed, it only has to look at images.
 
-    `judge(x, labels)` is a Verdict in x's precision; `report` holds plain numbers: the Lipschitz bound and a row a layer.
+    `judge(x, labels)` is a Verdict in x's precision; `report` holds the Lipschitz bound and a row a layer.
     """
 
     kind: Kind
@@ -100,9 +100,10 @@ class Certificate(Protocol):
 class Attack(Protocol):
     """`attack(model, x, y, eps)` returns candidate images, shape of x; nobody trusts them (see `attacks.judge`).
 
-    `label` names what ran, its norm (`_l2` or `_linf`), and the parameters that decide its strength; `norm` is the norm it minimises or is bound in.
-    `eps` lists the radii to try, or is None for an attack that looks for the smallest distance: such an attack is called
-    once, with eps None, otherwise once per radius with eps of shape (B,), a radius per image.
+    `label` names what ran, its norm (`_l2` or `_linf`), and the parameters that decide its strength; `norm` is the norm
+    it minimises or is bound in. `eps` lists the radii to try, or is None for an attack that looks for the smallest
+    distance: such an attack is called once, with eps None, otherwise once per radius with eps of shape (B,), a radius
+    per image.
     """
 
     label: str
@@ -170,8 +171,9 @@ class Signal:
         roundings: int = 0,
         local: float = 0.0,
     ) -> Signal:
-        """The signal behind a map that is `gain`-Lipschitz, sends 0 to something of norm `offset`, and rounds each entry
-        `roundings` times relative to its own size (0: exact), plus a `local` absolute error."""
+        """The signal behind a map that is `gain`-Lipschitz, sends 0 to something of norm `offset`, and rounds each
+        entry `roundings` times relative to its own size (0: exact), plus a `local` absolute error.
+        """
         widest = float(gain) if isinstance(gain, float | int) else float(gain.max())
         magnitude = widest * self.magnitude + offset
         error = widest * self.error + self.rounding(roundings) * (magnitude + widest * self.error) + local

@@ -107,7 +107,7 @@ def test_a_deep_network_starts_by_passing_distances_on():
 def test_gradients_reach_every_parameter():
     for model in (L2NNN, L2NNNDeep, L2NNNCifar, L2NNNResNet):
         net = model(input_shape=(3, 12, 12), num_classes=3, **SMALL[model])
-        for name, p in net.named_parameters():
+        for p in net.parameters():
             p.data += 0.1 * torch.randn_like(p)
         net(torch.rand(8, 3, 12, 12)).square().sum().backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters()), model

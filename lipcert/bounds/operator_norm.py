@@ -15,8 +15,8 @@ _UNIT = 2.0**-53
 def matrix_norm(w: Tensor) -> Tensor:
     """‖W‖₂ from above, for (..., m, n) matrices, real or complex: √λ_max of the smaller Gram matrix, errors added.
 
-    The computed Gram matrix is off by at most γ_n·‖W‖_F² in norm, its computed eigenvalues by a backward-stable solver's
-    p(m)·u·‖WWᴴ‖₂; 16·m for the modest polynomial p is generous.
+    The computed Gram matrix is off by at most γ_n·‖W‖_F² in norm, its computed eigenvalues by a backward-stable
+    solver's p(m)·u·‖WWᴴ‖₂; 16·m for the modest polynomial p is generous.
     """
     w = _double(w)
     if 0 in w.shape:
@@ -43,8 +43,8 @@ def entrywise_norm(w: Tensor) -> Tensor:
 def convolution_norm(weight: Tensor, stride: int, padding: int, size: tuple[int, int]) -> Tensor:
     """Operator norm, from above, of one zero-padded convolution (C_out, C_in, k, k) on images of `size`.
 
-    The smallest of what is affordable: SVD of the operator as a matrix where that is small; else the FFT bound. Both are
-    cut off by √(⌈k/s⌉²)·‖W'‖₂ of the reshaped kernel (Tsuzuku et al., NeurIPS 2018, Corollary 1).
+    The smallest of what is affordable: SVD of the operator as a matrix where that is small; else the FFT bound. Both
+    are cut off by √(⌈k/s⌉²)·‖W'‖₂ of the reshaped kernel (Tsuzuku et al., NeurIPS 2018, Corollary 1).
     """
     weight = weight.detach().double()
     c_out, c_in, k, _ = weight.shape
@@ -84,8 +84,9 @@ def fft_norm(weight: Tensor, stride: int, padding: int, size: tuple[int, int]) -
 
 
 def _largest_norm(blocks: Tensor, chunk: int = 32) -> Tensor:
-    """max_i ‖B_i‖₂ from above. Blocks go in the order of their Frobenius norms, which end the search: no block behind can
-    be larger than its own."""
+    """max_i ‖B_i‖₂ from above. Blocks go in the order of their Frobenius norms, which end the search: nothing behind a
+    block can exceed that block's.
+    """
     frobenius = blocks.abs().square().sum((-2, -1)).sqrt() * (1 + 1e-12)
     order = frobenius.argsort(descending=True)
     best = frobenius.new_zeros(())

@@ -36,7 +36,7 @@ def logit_pairs(lipschitz: Tensor, classes: int) -> Tensor:
 
 
 def bound_report(measured: Tensor, claimed: Tensor, rows: list[dict]) -> dict:
-    """Lipschitz bound with the layers' real norms, the one their schemes promise, and by what the first enlarges radii."""
+    """The bound with the layers' real norms, the one their schemes promise, and what the first gains the radii."""
     slack = torch.tensor([row.get("gram_slack", 1.0) for row in rows], dtype=torch.float64).prod()
     return {
         "lipschitz_bound": float(measured.max()),

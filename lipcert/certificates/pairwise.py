@@ -1,4 +1,4 @@
-"""What every margin certificate shares: radius = min_i (y_t − y_i) / M_ti, where M_ti bounds how fast y_t − y_i moves."""
+"""Radius = min_i (y_t − y_i) / M_ti, where M_ti bounds how fast y_t − y_i moves: what all margin certificates share."""
 
 from __future__ import annotations
 

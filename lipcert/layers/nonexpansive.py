@@ -55,7 +55,7 @@ def gram_bound(w: Tensor, gram: str = "smaller") -> Tensor:
 
 
 def gram_penalty(w: Tensor, gram: str = "smaller") -> Tensor:
-    """L_W of eq. 7, summed over matrices (..., m, n): Σ_i max(Σ_j |M_ij| − 1, 0), the smaller over the Gram matrices used."""
+    """L_W of eq. 7: Σ_i max(Σ_j |M_ij| − 1, 0) of the Gram matrix that `gram` names, summed over (..., m, n) matrices."""
 
     def excess(m: Tensor) -> Tensor:
         return (m.abs().sum(-1) - 1).clamp_min(0).sum(-1)
@@ -167,8 +167,8 @@ class UnitRowsLinear(NonexpansiveLinear):
 class NonexpansiveConv2d(nn.Conv2d, _Constrained):
     """Zero-padded convolution whose operator norm is ≤ 1 under the strict scheme; (B, C, H, W) to (B, C', H', W').
 
-    Cutting the image into tiles has norm c(K, S) = √(⌈K₁/S₁⌉⌈K₂/S₂⌉), by which the map is divided (`divide=False`: it is
-    not, and the layer claims c instead). A convolution of G groups is G matrices, each with its own b(W).
+    Cutting the image into tiles has norm c(K, S) = √(⌈K₁/S₁⌉⌈K₂/S₂⌉), by which the map is divided (`divide=False`: it
+    is not, and the layer claims c instead). A convolution of G groups is G matrices, each with its own b(W).
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from lipcert.contracts import Signal
 
 
 class SubtractMean(nn.Module):
-    """Subtracts the batch's mean per feature (channel) in training, the running mean in evaluation: a trainable-free bias.
+    """Subtracts the batch's mean per feature (channel) in training, the running mean in evaluation.
 
     Under several ranks the mean is the global batch's, so that N ranks compute what one would.
     """

@@ -43,8 +43,8 @@ class Residual(nn.Module):
         return merge.cos() * self.shortcut(split.cos() * x) + merge.sin() * self.body(split.sin() * x)
 
     def bound(self, signal: Signal, walk, name: str) -> Signal:
-        """‖split‖ = ‖merge‖ = 1 around a block-diagonal map: L ≤ max(L_shortcut, L_body); with one t for the whole block
-        also L ≤ t_s·t_m·L_shortcut + √(1−t_s²)√(1−t_m²)·L_body, which is never larger where t is shared."""
+        """‖split‖ = ‖merge‖ = 1 around a block-diagonal map: L ≤ max(L_shortcut, L_body); with one t for the whole
+        block also L ≤ t_s·t_m·L_shortcut + √(1−t_s²)√(1−t_m²)·L_body, which is never larger where t is shared."""
         scaled = signal.after(roundings=4)  # cos, sin and one product; |cos|, |sin| ≤ 1
         short = walk(self.shortcut, scaled, f"{name}.shortcut")
         body = walk(self.body, scaled, f"{name}.body")

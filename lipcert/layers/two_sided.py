@@ -14,7 +14,7 @@ from lipcert.contracts import Signal
 
 
 class TwoSidedReLU(nn.Module):
-    """x ↦ (relu(x), relu(−x)) along `dim`, which doubles; with `groups`, each group of channels keeps its own halves."""
+    """x ↦ (relu(x), relu(−x)) along `dim`, which doubles; with `groups`, a group of channels keeps its own halves."""
 
     def __init__(self, dim: int = 1, groups: int = 1):
         super().__init__()

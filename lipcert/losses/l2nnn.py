@@ -15,7 +15,8 @@ class L2NNNLoss(nn.Module):
 
     L_a  cross-entropy of (u_k·y_k), u trainable, one a class;
     L_b  cross-entropy of v·y, v one number: trainable, or fixed with `v_trainable=False`;
-    L_c  mean of log(1 − softmax(z·y)_label)/z, which rewards a wide gap where the answer is right, and is flat elsewhere;
+    L_c  mean of log(1 − softmax(z·y)_label)/z, which rewards a wide gap where the answer is right,
+         and is flat elsewhere;
     L_W  the soft scheme's weight penalty (eq. 7), from every layer that has one.
     `adversary` (an attack) distorts the images of L_a ("a"), or of L_a and L_b ("ab"); L_c is always on clean ones.
     u and v are no part of the classifier.
@@ -63,7 +64,7 @@ class L2NNNLoss(nn.Module):
 
 
 def log_complement(logits: Tensor, y: Tensor) -> Tensor:
-    """log(1 − softmax(logits)_y) per image, (B,): logsumexp over the others minus logsumexp over all, exact for any gap."""
+    """log(1 − softmax(logits)_y), (B,): logsumexp over the others minus logsumexp over all, exact for any gap."""
     others = logits.scatter(1, y[:, None], -torch.inf)
     return others.logsumexp(1) - logits.logsumexp(1)
 

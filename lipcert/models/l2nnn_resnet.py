@@ -1,4 +1,4 @@
-"""The ResNet form: pre-activation ResNet-20 of nonexpansive blocks, made sound (L2NNN, A.3; architecture of the poster)."""
+"""The ResNet form: pre-activation ResNet-20 of nonexpansive blocks, made sound (L2NNN, A.3)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Muon: steps of momentum with all singular values made equal (Jordan et al., 2024), for networks of orthogonal layers.
 
-Where a constraint asks for ‖W‖₂ ≤ 1, gradient steps that are themselves near-orthogonal use all of its directions at once.
+Where a constraint asks for ‖W‖₂ ≤ 1, steps that are themselves near-orthogonal use all of its directions at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ QUINTIC = (3.4445, -4.7750, 2.0315)  # Newton–Schulz coefficients that send si
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised, for every weight of two dimensions or more; Adam of `adam_factor`·lr for the rest.
+    """Nesterov momentum, orthogonalised, for every weight of two dimensions or more; Adam with
+    `adam_factor`·lr for the rest.
 
     A weight (K, m, n) is K matrices; one of four dimensions is a matrix of its rows. `retract` asks the trainer to put
     every layer that has a `retract()` back onto its manifold after each step.
