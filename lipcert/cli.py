@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import re
 import sys
 import traceback
 from pathlib import Path
@@ -21,11 +20,32 @@ TASKS = {
 }
 
 
+# Hydra's flags that make sense here, and what values they take (None: none; (): any).
+FLAGS: dict[str, tuple[str, ...] | None] = {
+    "--help": None,
+    "-h": None,
+    "--multirun": None,
+    "-m": None,
+    "--resolve": None,
+    "--package": (),
+    "-p": (),
+    "--cfg": ("job", "hydra", "all"),
+    "-c": ("job", "hydra", "all"),
+    "--config-dir": (),
+    "-cd": (),
+    "--config-name": (),
+    "-cn": (),
+    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}
+
+
 def usage() -> str:
     lines = "\n".join(f"  {name:<9}{text}" for name, text in TASKS.items())
-    return (f"usage: lipcert TASK [group=option] [key=value] [-m] [--cfg job] [--help]\n\n{lines}\n\n"
-            "`lipcert TASK --help` lists the groups, their options and the overrides that matter.\n"
-            "-m runs one job a combination of comma-separated values; --cfg job prints the configuration and stops.")
+    return (
+        f"usage: lipcert TASK [group=option] [key=value] [-m] [--cfg job] [--help]\n\n{lines}\n\n"
+        "`lipcert TASK --help` lists the groups, their options and the overrides that matter.\n"
+        "-m runs one job a combination of comma-separated values; --cfg job prints the configuration and stops."
+    )
 
 
 def main() -> None:
@@ -39,54 +59,110 @@ def main() -> None:
 
         print(f"lipcert {__version__}")
         return
+    sys.path.append(os.getcwd())  # where `_target_: mypkg.Mine` may lie; last, so that it hides nothing
     sys.exit(run(arguments[0], arguments[1:]))
 
 
 def run(task: str, arguments: list[str]) -> int:
     """Runs one task and gives the exit status."""
-    from lipcert.tasks.settings import nearest
+    from lipcert.tasks.choices import nearest
 
     if task not in TASKS:
         return fail(f"`{task}` is not a task{nearest(task, list(TASKS))} (tasks: {', '.join(TASKS)})")
-    flags, overrides = sort_arguments(arguments)
-    if task == "compare":
-        runs = [a for a in overrides if "=" not in a]
-        overrides = [a for a in overrides if "=" in a]
-        if runs:
-            overrides.append("runs=[" + ",".join(f"'{r}'" for r in runs) + "]")
-    if task in ("train", "compare") and not any(a.startswith("output_dir=") for a in overrides):
-        overrides.append(f"output_dir={free_directory(Path('outputs') / task)}")
+    try:
+        flags, overrides = sort_arguments(arguments)
+        overrides = complete(task, flags, overrides)
+    except ValueError as error:
+        return fail(str(error))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as exceptions, to be told in one line
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     sys.argv = [f"lipcert {task}", *flags, *overrides]
     statuses = [0]
     try:
-        compose(task, statuses)
+        compose(task, overrides, statuses)
     except KeyboardInterrupt:
-        return fail("interrupted; `lipcert train resume=PATH` goes on", 130)
+        return fail("interrupted" + ("; `lipcert train resume=PATH` goes on" if task == "train" else ""), 130)
+    except SystemExit as end:  # --help
+        return int(end.code or 0)
     except Exception as error:
-        return explain(error, task)
+        return explain(error, task, overrides)
+    finally:
+        if is_sweep(flags):
+            tidy(Path(value_of("output_dir", overrides) or "no directory"))
     return max(statuses)
 
 
 def sort_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Hydra's own flags, and the rest: so that flags may stand anywhere (argparse wants them on one side)."""
-    valued = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
-              "--info", "-i")
+    """Hydra's own flags, and the rest: so that flags may stand anywhere (argparse wants them on one side).
+
+    ValueError for a flag that is none, or without its value."""
+    from lipcert.tasks.choices import among
+
     flags: list[str] = []
     rest: list[str] = []
-    previous = ""
-    for argument in arguments:
-        (flags if argument.startswith("-") or previous in valued else rest).append(argument)
-        previous = argument
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        flag, equals, value = argument.partition("=")
+        choices = FLAGS.get(flag)
+        if not argument.startswith("-"):
+            rest.append(argument)
+        elif flag not in FLAGS or (equals and choices is None):
+            raise ValueError(f"`{argument}` is not a flag{among(flag, [f for f in FLAGS if f.startswith('--')])}")
+        elif choices is None:
+            flags.append(flag)
+        elif not equals and not left:
+            raise ValueError(f"`{flag}` needs a value")
+        else:
+            value = value if equals else left.pop(0)
+            if choices and value not in choices:
+                raise ValueError(f"`{flag} {value}`: there is no such choice{among(value, choices)}")
+            flags += [flag, value]
     return flags, rest
 
 
-def compose(task: str, statuses: list[int]) -> None:
-    """Runs the task's job, or a sweep of them, under Hydra. A job that fails in this process is told at once and adds its
-    exit status; the sweep goes on. In another process (a launcher's) it raises, as the launcher expects."""
+def complete(task: str, flags: list[str], overrides: list[str]) -> list[str]:
+    """The overrides with what `task` adds to them; ValueError for what can't be meant."""
+    words = [o for o in overrides if ("=" not in o and o[:1] != "~") or (task == "compare" and Path(o).exists())]
+    if task == "compare":
+        overrides = [o for o in overrides if o not in words]
+        quoted = [word.replace("\\", "\\\\").replace("'", "\\'") for word in words]
+        overrides += ["runs=[" + ",".join(f"'{word}'" for word in quoted) + "]"] if words else []
+    elif words:
+        meant = f"; did you mean run={words[0]}?" if task in ("certify", "attack") else ""
+        raise ValueError(f"`{words[0]}` is not of the form key=value{meant}")
+    if task == "train" and value_of("resume", overrides) not in (None, "null"):
+        others = [o for o in overrides if o.partition("=")[0].lstrip("+") not in ("resume", "trust")]
+        if others or is_sweep(flags):
+            extra = (others or ["-m"])[0]
+            raise ValueError(f"`resume` takes all else from the run's own config.yaml: leave out {extra}")
+    output_dir = value_of("output_dir", overrides)
+    if output_dir is None and (task in ("train", "compare") or is_sweep(flags)):
+        return [*overrides, f"output_dir={free_directory(Path('outputs') / task)}"]
+    if output_dir and is_sweep(flags) and Path(output_dir).is_dir() and any(Path(output_dir).iterdir()):
+        raise ValueError(f"`output_dir`: {output_dir} already exists; a sweep needs a directory of its own")
+    return overrides
+
+
+def is_sweep(flags: list[str]) -> bool:
+    return "-m" in flags or "--multirun" in flags
+
+
+def value_of(key: str, overrides: list[str]) -> str | None:
+    """What the command line says of `key`; None if nothing."""
+    found = [o.partition("=")[2] for o in overrides if o.partition("=")[0].lstrip("+") == key]
+    return found[-1] if found else None
+
+
+def compose(task: str, overrides: list[str], statuses: list[int]) -> None:
+    """Runs the task's job, or a sweep of them, under Hydra.
+
+    A job that fails in this process is told at once and adds its exit status; the sweep goes on. In another process (a
+    launcher's) it raises, as the launcher expects."""
     import hydra
+
+    from lipcert.tasks.choices import register_for_help
 
     process = os.getpid()
 
@@ -95,30 +171,41 @@ def compose(task: str, statuses: list[int]) -> None:
 
         from lipcert.tasks.settings import check, check_call, plain
 
+        number = job_number()
         try:
             module = import_module(f"lipcert.tasks.{task}")
             settings = plain(config)
             check_call(module.run, settings)
             check(settings)
-            settings["output_dir"] = job_directory(settings["output_dir"])
+            if number is not None and settings["output_dir"] is not None:
+                settings["output_dir"] = str(Path(settings["output_dir"]) / number)
             module.run(**settings)
         except Exception as error:
             if os.getpid() != process:
                 raise
-            statuses.append(explain(error, task))
+            statuses.append(explain(error, task, overrides, f"job {number}: " if number is not None else ""))
 
+    register_for_help()
     hydra.main(version_base="1.3", config_path="pkg://lipcert.conf", config_name=task)(job)()
 
 
-def job_directory(output_dir: str | None) -> str | None:
-    """A sweep's jobs each have a directory in the sweep's own."""
+def job_number() -> str | None:
+    """The number of a sweep's job, which names its directory in the sweep's own; None for a job by itself."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     hydra_config = HydraConfig.get()
-    if output_dir is None or hydra_config.mode != RunMode.MULTIRUN:
-        return output_dir
-    return str(Path(output_dir) / str(hydra_config.job.num))
+    return str(hydra_config.job.num) if hydra_config.mode == RunMode.MULTIRUN else None
+
+
+def tidy(sweep: Path) -> None:
+    """Takes away the directories that Hydra made for jobs which then were refused."""
+    for job in sweep.iterdir() if sweep.is_dir() else ():
+        if job.is_dir() and not any(job.iterdir()):
+            job.rmdir()
+    if sweep.is_dir() and [path.name for path in sweep.iterdir()] == ["multirun.yaml"]:
+        (sweep / "multirun.yaml").unlink()
+        sweep.rmdir()
 
 
 def free_directory(parent: Path) -> Path:
@@ -131,64 +218,16 @@ def free_directory(parent: Path) -> Path:
     raise ValueError(f"`output_dir`: no free name below {parent}")
 
 
-def explain(error: Exception, task: str) -> int:
+def explain(error: Exception, task: str, overrides: list[str], where: str = "") -> int:
     """Prints what went wrong in one line if the user can mend it, else with its traceback; gives the exit status."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+    from lipcert.tasks.errors import told
 
-    from lipcert.contracts import CertificateBroken, RanksFailed
-
-    cause = error
-    while cause.__cause__ is not None and isinstance(cause, HydraException | OmegaConfBaseException):
-        cause = cause.__cause__
-    if isinstance(cause, CertificateBroken):
-        return fail(str(cause), 3)
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return fail(composition(error, task))
-    if isinstance(cause, ValueError | RanksFailed):
-        return fail(str(cause))
-    traceback.print_exception(error)
-    return 1
-
-
-def composition(error: Exception, task: str) -> str:
-    """Hydra's message about a configuration that doesn't compose, in one line with the way out."""
-    from lipcert.tasks.settings import nearest
-
-    text = str(error)
-    if found := re.search(r"Could not find '([^']+)'", text):
-        group, _, option = found.group(1).rpartition("/")
-        choices = options(group)
-        return f"`{group}={option}`: there is no such option{nearest(option, choices)} (choices: {', '.join(choices)})"
-    if found := re.search(r"Could not override '([^']+)'", text):
-        key = found.group(1)
-        return f"`{key}` is not a key of `lipcert {task}`{nearest(key, keys(task))} (--cfg job prints them all)"
-    return re.sub(r"\s*\n\s*", "; ", text.strip())
-
-
-def options(group: str) -> list[str]:
-    folder = Path(__import__("lipcert.conf").conf.__path__[0]) / group
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
-
-
-def keys(task: str) -> list[str]:
-    """Every key and group of the task's default configuration, dotted."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
-
-    GlobalHydra.instance().clear()
-    with initialize_config_module("lipcert.conf", version_base="1.3"):
-        config = OmegaConf.to_container(hydra_compose(task), resolve=False)
-
-    def walk(node, path):
-        for key, value in node.items():
-            yield path + key
-            if isinstance(value, dict):
-                yield from walk(value, f"{path}{key}.")
-
-    return list(walk(config, ""))
+    told_error = told(error, task, overrides)
+    if told_error is None:
+        traceback.print_exception(error)
+        return 1
+    message, status = told_error
+    return fail(where + message, status)
 
 
 def fail(message: str, status: int = 2) -> int:

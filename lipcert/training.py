@@ -10,12 +10,14 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 CHECK_EVERY = 100  # steps between looks at the loss on a GPU, each of which waits for it
+WAY_OUT = "(the last good checkpoint is kept): try a smaller `optimizer.lr`"
 
 
 class TrainingDiverged(ValueError):
@@ -29,25 +31,34 @@ class Training(L.LightningModule):
     `on_epoch` receives the epoch's numbers, on rank 0: means over the images of all ranks.
     """
 
-    def __init__(self, *, model: nn.Module, loss: nn.Module, optimizer: Callable[..., torch.optim.Optimizer], schedule: Any,
-                 seed: int, config: dict[str, Any], on_epoch: Callable[[dict[str, float]], None]):
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        loss: nn.Module,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        schedule: Any,
+        seed: int,
+        config: dict[str, Any],
+        on_epoch: Callable[[dict[str, float]], None],
+    ):
         super().__init__()
         self.model, self.loss, self.schedule = model, loss, schedule
         self.make_optimizer, self.seed, self.config, self.on_epoch = optimizer, seed, config, on_epoch
         self.sums: dict[str, Tensor] = {}
-        self.retracting = [layer for layer in model.modules() if hasattr(layer, "retract")]
+        self.retracting: list[Any] = [layer for layer in model.modules() if hasattr(layer, "retract")]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        parameters = [p for p in (*self.model.parameters(), *self.loss.parameters()) if p.requires_grad]
-        return self.make_optimizer(parameters)
+        return self.make_optimizer(trainable(self.model, self.loss))
 
     def apply_schedule(self, epoch: float) -> None:
         groups = [group for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
         self.schedule.apply(epoch, model=self.model, loss=self.loss, groups=groups)
 
     def on_train_epoch_start(self) -> None:
-        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch + 7919 * self.global_rank)
-        self.trainer.train_dataloader.epoch = self.current_epoch
+        torch.manual_seed((self.seed * 1_000_003 + self.current_epoch + 7919 * self.global_rank) % 2**63)
+        batches: Any = self.trainer.train_dataloader
+        batches.epoch = self.current_epoch
         self.started = time.perf_counter()
         self.sums = {}
 
@@ -72,13 +83,18 @@ class Training(L.LightningModule):
         logits = self.model(x).float()
         own = logits.gather(1, y[:, None])[:, 0]
         margin = own - logits.scatter(1, y[:, None], -torch.inf).amax(1)
-        numbers = {"accuracy": (margin > 0).float().mean(), "gap": margin.clamp_min(0).mean(),
-                   "cross_entropy": nn.functional.cross_entropy(logits, y)}
+        numbers = {
+            "accuracy": (margin > 0).float().mean(),
+            "gap": margin.clamp_min(0).mean(),
+            "cross_entropy": nn.functional.cross_entropy(logits, y),
+        }
         self._add("val", numbers, len(y))
 
     def on_train_epoch_end(self) -> None:
         numbers = self._means("train") | self._means("val")
         self._check_finite(torch.tensor(numbers["train/loss"]))
+        if not all(p.isfinite().all() for p in self.parameters()):  # by the last step, whose loss was still finite
+            raise TrainingDiverged(f"the weights are no longer finite after step {self.global_step} {WAY_OUT}")
         if "val/cross_entropy" in numbers:
             self.log("val/cross_entropy", numbers["val/cross_entropy"], rank_zero_only=True)  # for early stopping
         values = self.schedule.values(self.current_epoch + 1)
@@ -107,12 +123,21 @@ class Training(L.LightningModule):
 
     def _check_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
-            raise TrainingDiverged(f"the loss became {float(loss)} at step {self.global_step} (epoch {self.current_epoch}); "
-                                   "the last good checkpoint is kept. Try a smaller `optimizer.lr`")
+            raise TrainingDiverged(f"the loss is {float(loss)} at step {self.global_step} {WAY_OUT}")
+
+
+def trainable(model: nn.Module, loss: nn.Module) -> list[nn.Parameter]:
+    return [p for p in (*model.parameters(), *loss.parameters()) if p.requires_grad]
+
+
+def stopped_early(checkpoint: dict[str, Any]) -> bool:
+    """Whether a checkpoint is of a training that early stopping has ended: there is nothing left to resume."""
+    states = (s for name, s in checkpoint.get("callbacks", {}).items() if name.startswith("EarlyStopping"))
+    return any(state["wait_count"] >= state["patience"] for state in states)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames: a killed run leaves the old checkpoint or the new one, never half of one."""
+    """Writes beside the target and renames: a killed run leaves the old checkpoint or the new, never half of one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         target = Path(path)
@@ -129,8 +154,14 @@ class TrainingProgress(L.Callback):
     """One bar over all steps, with the last epoch's numbers beside it."""
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                            TimeRemainingColumn(), disable=not trainer.is_global_zero)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            disable=not trainer.is_global_zero,
+        )
         total = int((trainer.max_epochs or 0) * trainer.num_training_batches)
         self.task = self.bar.add_task("train", total=total, completed=trainer.global_step)
         self.bar.start()
@@ -146,22 +177,51 @@ class TrainingProgress(L.Callback):
             self.bar.stop()
 
 
-def make_trainer(directory: Path, *, epochs: int, accelerator: str, devices: int, num_nodes: int, precision: str,
-                 early_stopping: int | None) -> L.Trainer:
+def make_trainer(
+    directory: Path,
+    *,
+    epochs: int,
+    accelerator: str,
+    devices: int,
+    num_nodes: int,
+    precision: Any,
+    early_stopping: int | None,
+) -> L.Trainer:
     """A Lightning Trainer that checkpoints and resumes in `directory`. Several ranks must be torchrun's."""
-    checkpoint = ModelCheckpoint(directory / "checkpoints", filename="last", save_top_k=1, save_on_train_epoch_end=True,
-                                 enable_version_counter=False)
+    checkpoint = ModelCheckpoint(
+        directory / "checkpoints",
+        filename="last",
+        save_top_k=1,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
     callbacks: list[L.Callback] = [checkpoint, TrainingProgress()]
     if early_stopping:
         callbacks.append(EarlyStopping("val/cross_entropy", patience=early_stopping, check_on_train_epoch_end=True))
+    single = devices * num_nodes == 1
+    # Alone, whatever a cluster's environment says; several ranks are torchrun's, which Lightning recognises.
+    plugins: Any = [AtomicCheckpointIO(), *([LightningEnvironment()] if single else [])]
     return L.Trainer(
-        max_epochs=epochs, accelerator=accelerator, devices=devices, num_nodes=num_nodes, precision=precision,
-        strategy="ddp" if devices * num_nodes > 1 else "auto", callbacks=callbacks, plugins=[AtomicCheckpointIO()],
-        logger=False, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+        max_epochs=epochs,
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        precision=precision,
+        strategy="auto" if single else "ddp",
+        callbacks=callbacks,
+        plugins=plugins,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
         default_root_dir=directory,
     )
 
 
 def fit(trainer: L.Trainer, module: Training, train: Iterable, val: Iterable | None, checkpoint: Path | None) -> None:
     """Trains, from `checkpoint` on where there is one."""
-    trainer.fit(module, train, val, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(module, train, val, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None

@@ -30,7 +30,7 @@ class Options:
     label_noise: the fraction of training labels replaced by uniformly random ones, which may be the true ones.
     crop: a side: training crops at random, everything else from the centre; None: the whole image.
     augment: what training does to a batch, in order. eps: the radii to report, in pixels of [0, 1].
-    epochs: how many passes schedules make that don't say otherwise. workers: kept for whoever iterates.
+    radius, epochs, batch_size: what losses and schedules take from here if they don't say otherwise. workers: kept for whoever iterates.
     """
 
     data_dir: str | Path = "data"
@@ -41,7 +41,9 @@ class Options:
     crop: int | None = None
     augment: Sequence[Augmentation] | None = ()
     eps: Sequence[float] | None = ()
-    epochs: int = 0
+    radius: float | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
     workers: int = 0
 
     def __post_init__(self) -> None:

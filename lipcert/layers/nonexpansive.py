@@ -55,7 +55,7 @@ def gram_bound(w: Tensor, gram: str = "smaller") -> Tensor:
 
 
 def gram_penalty(w: Tensor, gram: str = "smaller") -> Tensor:
-    """L_W of eq. 7: Σ_i max(Σ_j |M_ij| − 1, 0) of the Gram matrix that `gram` names, summed over (..., m, n) matrices."""
+    """L_W of eq. 7: Σ_i max(Σ_j |M_ij| − 1, 0) of the Gram matrix M that `gram` names, summed over (..., m, n)."""
 
     def excess(m: Tensor) -> Tensor:
         return (m.abs().sum(-1) - 1).clamp_min(0).sum(-1)

@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 
 class L2NNNLoss(nn.Module):
-    """L = L_a + gamma·L_b + omega·L_c + lambda_w·Σ L_W.
+    """L = alpha·L_a + gamma·L_b + omega·L_c + lambda_w·Σ L_W (alpha is 1 in the paper).
 
     L_a  cross-entropy of (u_k·y_k), u trainable, one a class;
-    L_b  cross-entropy of v·y, v one number: trainable, or fixed with `v_trainable=False`;
+    L_b  cross-entropy of v·y, v one number, trainable or fixed (`v_trainable`): given, or 2.4 over a `radius` (in l2,
+         pixels), so that an image's softmax is spread over what a perturbation of that size can reach;
     L_c  mean of log(1 − softmax(z·y)_label)/z, which rewards a wide gap where the answer is right,
          and is flat elsewhere;
     L_W  the soft scheme's weight penalty (eq. 7), from every layer that has one.
@@ -26,10 +27,12 @@ class L2NNNLoss(nn.Module):
         self,
         *,
         num_classes: int,
+        alpha: float = 1.0,
         gamma: float = 1.0,
         omega: float = 1.0,
         z: float = 1.0,
-        v: float = 1.0,
+        v: float | None = 1.0,
+        radius: float | None = None,
         v_trainable: bool = True,
         u_trainable: bool = True,
         lambda_w: float = 1.0,
@@ -37,18 +40,20 @@ class L2NNNLoss(nn.Module):
         adversarial_terms: str = "a",
     ):
         super().__init__()
-        if z <= 0 or v <= 0:
-            raise ValueError(f"`loss.z` and `loss.v` must be positive, got {z} and {v}")
-        if min(gamma, omega, lambda_w) < 0:
-            raise ValueError(
-                f"`loss.gamma`, `loss.omega` and `loss.lambda_w` must be at least 0, got {gamma}, {omega}, {lambda_w}"
-            )
+        if (v is None) == (radius is None):
+            raise ValueError(f"give one of `loss.v` and `loss.radius`, the other null; got {v} and {radius}")
+        for name, value in {"z": z, "v": v, "radius": radius}.items():
+            if value is not None and value <= 0:
+                raise ValueError(f"`loss.{name}` must be positive, got {value}")
+        for name, value in {"alpha": alpha, "gamma": gamma, "omega": omega, "lambda_w": lambda_w}.items():
+            if value < 0:
+                raise ValueError(f"`loss.{name}` must be at least 0, got {value}")
         if adversarial_terms not in ("a", "ab"):
             raise ValueError(f"`loss.adversarial_terms` must be a or ab, got {adversarial_terms!r}")
-        self.gamma, self.omega, self.z, self.lambda_w = gamma, omega, z, lambda_w
+        self.alpha, self.gamma, self.omega, self.z, self.lambda_w = alpha, gamma, omega, z, lambda_w
         self.adversary, self.adversarial_terms = adversary, adversarial_terms
         self.u = nn.Parameter(torch.ones(num_classes), requires_grad=u_trainable)
-        self.v = nn.Parameter(torch.tensor(float(v)), requires_grad=v_trainable)
+        self.v = nn.Parameter(torch.tensor(v if radius is None else 2.4 / radius), requires_grad=v_trainable)
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
         clean = model(x).float()
@@ -59,7 +64,7 @@ class L2NNNLoss(nn.Module):
             "c": log_complement(self.z * clean, y).mean() / self.z,
             "w": sum(weight_penalties(model), clean.new_zeros(())),
         }
-        total = terms["a"] + self.gamma * terms["b"] + self.omega * terms["c"] + self.lambda_w * terms["w"]
+        total = self.alpha * terms["a"] + self.gamma * terms["b"] + self.omega * terms["c"] + self.lambda_w * terms["w"]
         return {"loss": total, **terms}
 
 

@@ -35,6 +35,8 @@ class Schedule:
             value = ramp(epoch, self.epochs)
             if ramp.owner == "optimizer":
                 for group in groups or ():
+                    if ramp.name not in group:
+                        raise ValueError(f"`schedule.{name}` drives {ramp.owner}.{ramp.name}, which this optimizer has not")
                     group[ramp.name] = value * group.setdefault(f"initial_{ramp.name}", group[ramp.name])
                 continue
             owners = [loss] if ramp.owner == "loss" else list(model.modules())

@@ -1,1 +1,1 @@
-"""The commands, one file each: `lipcert train` is `lipcert.tasks.train.run(config)`, and `conf/train.yaml` its keywords."""
+"""The commands, one file each: `lipcert train` is `lipcert.tasks.train.run`, and `conf/train.yaml` its keywords."""

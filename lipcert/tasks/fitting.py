@@ -1,7 +1,7 @@
 """Training in a run's directory: in this process, or in as many ranks as the configuration asks for.
 
-`python -m lipcert.tasks.fitting OUT` is what torchrun starts for each rank. It reads the resolved configuration from the
-directory and never enters Hydra: Lightning's own launch is silently wrong inside a sweep.
+`python -m lipcert.tasks.fitting OUT` is what torchrun starts for each rank. It reads the resolved configuration from
+the directory and never enters Hydra: Lightning's own launch is silently wrong inside a sweep.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import logging
 import os
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,34 +25,44 @@ from lipcert.contracts import RanksFailed
 from lipcert.datasets import batches
 from lipcert.reporting.files import write_atomic
 from lipcert.tasks import store
-from lipcert.tasks.settings import build, check
+from lipcert.tasks.devices import check_trainer, is_first_node
+from lipcert.tasks.errors import one_line, told
+from lipcert.tasks.settings import MENDABLE, build, check
 
-RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "MASTER_ADDR",
-                  "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS")
-
-
-def check_devices(accelerator: str, devices: int, num_nodes: int) -> str:
-    """The accelerator that will be used; ValueError if the machine has fewer devices than asked for."""
-    if accelerator not in ("auto", "cpu", "gpu"):
-        raise ValueError(f"`trainer.accelerator` must be auto, cpu or gpu, got {accelerator!r}")
-    if devices < 1 or num_nodes < 1:
-        raise ValueError(f"`trainer.devices` and `trainer.num_nodes` must be at least 1, got {devices} and {num_nodes}")
-    gpus = torch.cuda.device_count()
-    chosen = accelerator if accelerator != "auto" else "gpu" if gpus else "cpu"
-    available = gpus if chosen == "gpu" else os.cpu_count() or 1
-    if devices > available:
-        raise ValueError(f"`trainer.devices`={devices} is more than this machine has: {available} "
-                         f"{'GPUs' if chosen == 'gpu' else 'CPU cores'}")
-    return chosen
+RANK_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "NODE_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "TORCHELASTIC_RUN_ID",
+    "TORCHELASTIC_RESTART_COUNT",
+    "TORCHELASTIC_MAX_RESTARTS",
+)
+FAILURE = "failure.txt"
+PATIENCE = 600.0  # seconds that other nodes wait for the first to make the run's directory
 
 
 def fit(directory: Path, config: dict[str, Any]) -> None:
     """Trains the run of `directory` from its last checkpoint on, or from the start; returns when it is trained."""
-    ranks = config["trainer"]["devices"] * config["trainer"]["num_nodes"]
-    if ranks == 1:
+    devices, num_nodes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
+    if devices * num_nodes == 1:
         fit_here(directory, config)
     else:
-        launch(directory, config["trainer"]["devices"], config["trainer"]["num_nodes"])
+        if not is_first_node(num_nodes):
+            wait_for(directory / store.CONFIG)
+        launch(directory, devices, num_nodes)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise ValueError(f"the first node did not write {path} in {PATIENCE:.0f} s; do all have one `output_dir`?")
+        time.sleep(0.2)
 
 
 def launch(directory: Path, devices: int, num_nodes: int) -> None:
@@ -60,23 +72,35 @@ def launch(directory: Path, devices: int, num_nodes: int) -> None:
     if num_nodes == 1:
         command.append("--standalone")
     else:
-        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
-        if missing:
-            raise ValueError(f"`trainer.num_nodes`={num_nodes} needs the environment variables {', '.join(missing)}")
-        command += [f"--nnodes={num_nodes}", f"--node-rank={os.environ['NODE_RANK']}",
-                    f"--master-addr={os.environ['MASTER_ADDR']}", f"--master-port={os.environ['MASTER_PORT']}"]
+        command += [
+            f"--nnodes={num_nodes}",
+            f"--node-rank={os.environ['NODE_RANK']}",
+            f"--master-addr={os.environ['MASTER_ADDR']}",
+            f"--master-port={os.environ['MASTER_PORT']}",
+        ]
     environment = {k: v for k, v in os.environ.items() if k not in RANK_VARIABLES}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
-    done = subprocess.run([*command, "-m", "lipcert.tasks.fitting", str(directory)], env=environment, check=False)
-    if done.returncode:
-        raise RanksFailed(f"training in {directory} failed: one of its ranks ended with an error (see above)")
+    command += ["-m", "lipcert.tasks.fitting", str(directory)]
+    log = directory / ("ranks.log" if num_nodes == 1 else f"ranks-{os.environ['NODE_RANK']}.log")
+    failure = directory / FAILURE
+    failure.unlink(missing_ok=True)
+    pipe = subprocess.PIPE  # open as long as this process lives: its end tells the ranks
+    with log.open("wb") as errors, subprocess.Popen(command, env=environment, stdin=pipe, stderr=errors) as ranks:
+        status = ranks.wait()
+    told = failure.read_text() if failure.exists() else ""
+    failure.unlink(missing_ok=True)
+    if status and not told:
+        raise RanksFailed(f"a rank of {directory} ended with an error, which {log} tells")
+    log.unlink()
+    if status:
+        raise RanksFailed(told)
 
 
 def fit_here(directory: Path, config: dict[str, Any]) -> None:
     """This process's share of the training."""
     silence_lightning()
     settings, seed = config["trainer"], config["seed"]
-    accelerator = check_devices(**{k: settings[k] for k in ("accelerator", "devices", "num_nodes")})
+    accelerator = check_trainer(**settings)
     dataset, schedule = build(config["dataset"]), build(config["schedule"])
     torch.manual_seed(seed)
     model = build(config["model"], input_shape=dataset.input_shape, num_classes=dataset.num_classes)
@@ -85,22 +109,54 @@ def fit_here(directory: Path, config: dict[str, Any]) -> None:
     checkpoint = store.load_checkpoint(path, trust=True) if path.exists() else None
     done = checkpoint["epochs_done"] if checkpoint else 0
     module = training.Training(
-        model=model, loss=loss, optimizer=build(config["optimizer"]), schedule=schedule, seed=seed, config=config,
-        on_epoch=EpochLog(directory, keep=done))
+        model=model,
+        loss=loss,
+        optimizer=build(config["optimizer"]),
+        schedule=schedule,
+        seed=seed,
+        config=config,
+        on_epoch=EpochLog(directory, keep=done),
+    )
     trainer = training.make_trainer(
-        directory, epochs=schedule.epochs, early_stopping=schedule.early_stopping, precision=settings["precision"],
-        accelerator=accelerator, devices=settings["devices"], num_nodes=settings["num_nodes"])
-    share = {"device": trainer.strategy.root_device, "seed": seed, "rank": trainer.global_rank,
-             "world_size": trainer.world_size, "workers": dataset.workers}
+        directory,
+        epochs=schedule.epochs,
+        early_stopping=schedule.early_stopping,
+        precision=settings["precision"],
+        accelerator=accelerator,
+        devices=settings["devices"],
+        num_nodes=settings["num_nodes"],
+    )
     if hasattr(model, "memorise"):
-        model.memorise(dataset.train.pixels(), dataset.train.labels)
-    if not any(p.requires_grad for p in model.parameters()) or not schedule.epochs:
+        model.memorise(dataset.train.images, dataset.train.labels)
+    if not is_trained(model, schedule):
         if trainer.is_global_zero:
             save_untrained(path, module, config)
         return
+    if checkpoint and training.stopped_early(checkpoint):
+        return
+    share = {
+        "device": trainer.strategy.root_device,
+        "seed": seed,
+        "rank": trainer.global_rank,
+        "world_size": trainer.world_size,
+        "workers": dataset.workers,
+    }
     train = batches(dataset.train, schedule.batch_size, augment=dataset.augment, shuffle=True, drop_last=True, **share)
     val = batches(dataset.val, 1000 * trainer.world_size, **share) if len(dataset.val) else None
     training.fit(trainer, module, train, val, path if checkpoint else None)
+
+
+def is_trained(model: torch.nn.Module, schedule: Any) -> bool:
+    """Whether there is any gradient training to do."""
+    return bool(schedule.epochs) and any(p.requires_grad for p in model.parameters())
+
+
+def make_optimizer(config: dict[str, Any], model: torch.nn.Module, loss: torch.nn.Module) -> torch.optim.Optimizer:
+    """The configured optimizer of what is trainable; ValueError naming it if it refuses its configuration."""
+    try:
+        return build(config["optimizer"])(training.trainable(model, loss))
+    except MENDABLE as error:
+        raise ValueError(f"`optimizer`: {config['optimizer']['_target_']} refuses this ({one_line(error)})") from error
 
 
 def save_untrained(path: Path, module: training.Training, config: dict[str, Any]) -> None:
@@ -110,8 +166,9 @@ def save_untrained(path: Path, module: training.Training, config: dict[str, Any]
 
 
 class EpochLog:
-    """metrics.csv, one row an epoch, and the same scalars for TensorBoard. Of a run that goes on after `keep` epochs, what
-    was logged of later ones is dropped: they will be repeated."""
+    """metrics.csv, one row an epoch, and the same scalars for TensorBoard.
+
+    Of a run that goes on after `keep` epochs, what was logged of later ones is dropped: they will be repeated."""
 
     def __init__(self, directory: Path, keep: int):
         self.directory, self.path, self.keep = directory, directory / store.METRICS, keep
@@ -147,13 +204,25 @@ def silence_lightning() -> None:
 
 
 def worker(directory: Path) -> None:
-    """One rank of several."""
-    config = store.read_config(directory, trust=True)  # written by the job that started this rank
-    check(config)
+    """One rank of several. What a user can mend goes to a file, in one line: all ranks' terminals are one."""
+    threading.Thread(target=follow_launcher, daemon=True).start()
     try:
+        config = store.read_config(directory, trust=True)  # written by the job that started this rank
+        check(config)
         fit_here(directory, config)
-    except ValueError as error:
-        sys.exit(f"lipcert: {error}")
+    except Exception as error:
+        message = told(error, "train")
+        if message is None:
+            raise
+        write_atomic(directory / FAILURE, message[0])
+        sys.exit(message[1])
+
+
+def follow_launcher() -> None:
+    """Ends this rank when the process that started it is no more, however it was killed: a rank that trained on would
+    write into a directory which another process may have resumed."""
+    sys.stdin.buffer.read()
+    os._exit(1)
 
 
 if __name__ == "__main__":

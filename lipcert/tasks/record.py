@@ -1,4 +1,4 @@
-"""The record of a run: summary.json, curves.png, TensorBoard, and the table on the terminal; all queries on its rows."""
+"""The record of a run: summary.json, curves.png, TensorBoard, the table on the terminal; all queries on its rows."""
 
 from __future__ import annotations
 
@@ -33,12 +33,22 @@ def write(directory: Path, finished: bool = True) -> None:
     attacks = read_rows(directory / store.ATTACKS, AttackRow) if (directory / store.ATTACKS).exists() else []
     broken = broken_certificates(certificates, attacks, facts["norm"])
     if broken:
-        raise ValueError(f"image {broken[0].index} in {directory / store.ATTACKS} lies within its certified radius; "
-                         f"{len(broken)} such rows: the certificate is wrong, or the files are of different networks")
+        raise ValueError(
+            f"image {broken[0].index} in {directory / store.ATTACKS} lies within its certified radius; "
+            f"{len(broken)} such rows: the certificate is wrong, or the files are of different networks"
+        )
     seconds = {"train": training_seconds(directory), **facts["seconds"], **attack_seconds(directory)}
-    content = summary(config=config, certificate_rows=certificates, attack_rows=attacks, norm=facts["norm"],
-                      eps={facts["norm"]: config["eps"]}, report=facts, seconds=seconds,
-                      environment=environment(config, facts["device"]), finished=finished)
+    content = summary(
+        config=config,
+        certificate_rows=certificates,
+        attack_rows=attacks,
+        norm=facts["norm"],
+        eps={facts["norm"]: config["eps"]},
+        report=facts,
+        seconds=seconds,
+        environment=environment(config, facts["device"]),
+        finished=finished,
+    )
     figure = run_figure(certificates, attacks, facts["norm"], directory.name)
     save_png(figure, directory / store.CURVES)
     write_json_atomic(directory / store.SUMMARY, content)
@@ -69,16 +79,25 @@ def environment(config: dict[str, Any], device: str) -> dict[str, Any]:
     import torch
 
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
-    return {"device": name, "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-            "git_commit": git_commit(), "seed": config["seed"]}
+    return {
+        "device": name,
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        "git_commit": git_commit(),
+        "seed": config["seed"],
+    }
 
 
 def git_commit() -> str | None:
     """The commit of the source tree that this package runs from; None where it is installed without one."""
     here = Path(__file__).parent
     try:
-        done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="], cwd=here,
-                              capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         tracked = subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -99,7 +118,7 @@ def write_tensorboard(directory: Path, config: dict[str, Any], content: dict[str
     with SummaryWriter(str(directory)) as writer:
         writer.add_figure("curves", figure, close=False)
         for event in hparams(flat(config), numbers):
-            writer.file_writer.add_summary(event)  # type: ignore[union-attr]
+            writer.file_writer.add_summary(event)
         for name, value in numbers.items():
             writer.add_scalar(name, value)
 

@@ -15,13 +15,16 @@ from lipcert.tasks.settings import build, check, check_trusted
 CONFIG, CHECKPOINT, METRICS = "config.yaml", "checkpoints/last.ckpt", "metrics.csv"
 CERTIFICATES, CERTIFICATE, ATTACKS = "certificates.csv", "certificate.json", "attacks.csv"
 SUMMARY, CURVES, ATTACK_SECONDS = "summary.json", "curves.png", "attack_seconds.json"
+KEYS = {"seed", "eps", "dataset", "model", "loss", "optimizer", "schedule", "certificate", "attack", "trainer"}
 
 
 def create(directory: Path, config: dict[str, Any]) -> None:
     """Makes a new run's directory with its config.yaml; ValueError if there is one already or it can't be written."""
     try:
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise ValueError(f"`output_dir`: {directory} already exists; give another, or continue it by resume={directory}")
+        if directory.exists() and not directory.is_dir():
+            raise ValueError(f"`output_dir`: {directory} is a file")
+        if directory.exists() and any(path.suffix != ".partial" for path in directory.iterdir()):
+            raise ValueError(f"`output_dir`: {directory} already exists; give another, or go on by resume={directory}")
         directory.mkdir(parents=True, exist_ok=True)
         write_atomic(directory / CONFIG, yaml.safe_dump(config, sort_keys=False))
     except OSError as error:
@@ -33,11 +36,12 @@ def read_config(directory: Path, key: str = "run", trust: bool = False) -> dict[
     path = directory / CONFIG
     try:
         config = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError):
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
         config = None
-    if not isinstance(config, dict) or "model" not in config:
-        raise ValueError(f"`{key}`: {directory} is not a run's directory (no readable {CONFIG}); give one that `lipcert "
-                         "train` wrote")
+    if not isinstance(config, dict) or not config.keys() >= KEYS:
+        raise ValueError(
+            f"`{key}`: {directory} is not a run's directory (no readable {CONFIG}): give one that `lipcert train` wrote"
+        )
     check_trusted(config, trust, str(path))
     return config
 
@@ -58,8 +62,13 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
         raise ValueError(f"no checkpoint at {path}; the run was stopped before its first epoch ended: train it first")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint ({str(error).splitlines()[0][:120]})") from None
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{path} can't be read as a checkpoint: it is of another kind, or holds more than plain data, "
+            "which could be code"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise ValueError(f"{path} can't be read as a checkpoint: it is cut short, or of another kind") from error
     if not isinstance(checkpoint, dict) or not {"config", "state_dict", "epochs_done"} <= checkpoint.keys():
         raise ValueError(f"{path} is a file of torch, but no checkpoint of lipcert")
     check_trusted(checkpoint["config"], trust, str(path))
@@ -75,6 +84,9 @@ def rebuild(checkpoint: dict[str, Any], input_shape: tuple[int, ...], num_classe
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"the checkpoint's weights do not fit its own model: {str(error).splitlines()[-1].strip()}") from None
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"the checkpoint's weights do not fit its own model: {reason}") from None
+    if not all(value.isfinite().all() for value in weights.values()):
+        raise ValueError("the checkpoint's weights are not all finite: it is of a training that diverged")
     build(config["schedule"]).apply(checkpoint["epochs_done"], model=model)
     return model.eval()
