@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class CertificateBroken(Exception):
-    """An attack found, within a certified radius, an image that the classifier gets wrong: the proof is wrong."""
+    """An adversarial image lies within its certified radius: the certificate, or the network it was made for, is wrong.
+
+    The message names the image, the attack, the distance, the radius and the file that holds the counter-example.
+    """
 
 
 class RanksFailed(Exception):

@@ -62,13 +62,13 @@ def test_matrix_norm_at_all_scales(condition):
 
 
 MODELS = {
-    "l2nnn": lambda: L2NNN(input_shape=(1, 8, 8), num_classes=4, channels=[3, 5], kernel_size=3, hidden=[16, 8]),
-    "l2nnn, single": lambda: L2NNN(input_shape=(1, 8, 8), num_classes=4, channels=[3], hidden=[8], multi=False),
+    "l2nnn": lambda: L2NNN(input_shape=(1, 8, 8), num_classes=4, channels=[3, 5], kernel_size=3, depth=2, width=12),
+    "l2nnn, single": lambda: L2NNN(input_shape=(1, 8, 8), num_classes=4, channels=[3], depth=1, width=8, multi=False),
     "l2nnn, one-sided, max": lambda: L2NNN(
-        input_shape=(1, 8, 8), num_classes=4, channels=[3], hidden=[8], activation="relu", pooling="max"
+        input_shape=(1, 8, 8), num_classes=4, channels=[3], depth=1, width=8, activation="relu", pooling="max"
     ),
     "l2nnn, sigmoid": lambda: L2NNN(
-        input_shape=(1, 8, 8), num_classes=4, channels=[3], hidden=[8], activation="two_sided_sigmoid"
+        input_shape=(1, 8, 8), num_classes=4, channels=[3], depth=1, width=8, activation="two_sided_sigmoid"
     ),
     "deep": lambda: L2NNNDeep(
         input_shape=(1, 8, 8), num_classes=4, channels=[2, 3], shared=2, shared_width=12, branch=2, branch_width=6

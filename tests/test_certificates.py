@@ -20,7 +20,7 @@ PLANE = (1, 1, 2)
 
 def plane_network(multi: bool) -> nn.Module:
     """An image of two pixels, so that the nearest other answer can be found by looking everywhere."""
-    model = L2NNN(input_shape=PLANE, num_classes=3, channels=[], hidden=[6, 5], multi=multi)
+    model = L2NNN(input_shape=PLANE, num_classes=3, channels=[], depth=2, width=6, multi=multi)
     for p in model.parameters():
         p.data += torch.randn_like(p) * 0.4
     return fold(model.double().eval())
@@ -107,7 +107,7 @@ def test_rounding_error_is_subtracted():
 
 
 def test_measured_norms_enlarge_what_construction_promises():
-    model = L2NNN(input_shape=(1, 8, 8), num_classes=4, channels=[3], kernel_size=3, hidden=[8])
+    model = L2NNN(input_shape=(1, 8, 8), num_classes=4, channels=[3], kernel_size=3, depth=1, width=8)
     report = LastLayer()(fold(model.double().eval()), (1, 8, 8)).report
     assert report["lipschitz_by_construction"] == pytest.approx(1)
     assert report["lipschitz_bound"] < 1
@@ -117,7 +117,7 @@ def test_measured_norms_enlarge_what_construction_promises():
 
 
 def test_a_soft_network_is_certified_by_its_real_norms():
-    model = L2NNN(input_shape=PLANE, num_classes=3, channels=[], hidden=[6])
+    model = L2NNN(input_shape=PLANE, num_classes=3, channels=[], depth=1, width=6)
     for layer in model.modules():
         if hasattr(layer, "strict"):
             layer.strict = 0.0

@@ -14,7 +14,7 @@ from lipcert.models.nearest_neighbour import NearestNeighbour
 from lipcert.models.ordinary_deep import OrdinaryDeep
 
 SMALL = {
-    L2NNN: {"channels": [2, 3], "hidden": [8, 8]},
+    L2NNN: {"channels": [2, 3], "depth": 2, "width": 8},
     L2NNNDeep: {"channels": [2, 3], "shared": 3, "shared_width": 8, "branch": 2, "branch_width": 4},
     L2NNNCifar: {"channels": [2, 2, 3], "depth": 2, "width": 4},
     L2NNNResNet: {"channels": [2, 3, 4], "blocks": [1, 1, 1]},
@@ -66,7 +66,7 @@ def test_the_resnet_is_a_resnet_20():
 def test_the_ablations_change_what_they_name():
     def kinds(**options):
         return {
-            type(m) for m in L2NNN(input_shape=(1, 8, 8), num_classes=3, channels=[2], hidden=[4], **options).modules()
+            type(m) for m in L2NNN(input_shape=(1, 8, 8), num_classes=3, channels=[2], depth=1, width=4, **options).modules()
         }
 
     assert {NormPool2d, TwoSidedReLU} <= kinds()
@@ -74,10 +74,10 @@ def test_the_ablations_change_what_they_name():
     assert TwoSidedReLU not in kinds(activation="relu") and nn.ReLU in kinds(activation="relu")
     convolutions = [
         m
-        for m in L2NNN(input_shape=(1, 8, 8), num_classes=3, divide=False).modules()
+        for m in L2NNN(input_shape=(1, 8, 8), num_classes=3, channels=[2, 3], divide=False).modules()
         if isinstance(m, NonexpansiveConv2d)
     ]
-    assert all(not m.divide and m.claim() == 5 for m in convolutions)
+    assert len(convolutions) == 2 and all(not m.divide and m.claim() == 5 for m in convolutions)
     for wrong in ({"pooling": "mean"}, {"activation": "gelu"}):
         with pytest.raises(ValueError, match=f"model.{next(iter(wrong))}"):
             kinds(**wrong)
@@ -91,7 +91,7 @@ def test_an_ordinary_network_has_no_constraint():
 
 
 def test_a_deep_network_starts_by_passing_distances_on():
-    net = L2NNN(input_shape=(1, 8, 8), num_classes=3, channels=[], hidden=[64] * 12).double()
+    net = L2NNN(input_shape=(1, 8, 8), num_classes=3, channels=[], depth=12, width=64).double()
     x = torch.rand(20, 1, 8, 8, dtype=torch.float64)
 
     def kept():

@@ -15,9 +15,10 @@ from lipcert.contracts import Norm
 class ProjectedGradient:
     """`attack(model, x, y, eps)`: `steps` steps of `rel_stepsize` * eps, each projected; eps None takes `self.eps[0]`.
 
-    Defaults were measured on two small digit networks (ordinary, adversarially trained) in both norms: 40 steps of 0.2
-    come within 1 point of 200 steps; Foolbox's own 0.025 breaks 38-50 % where 0.2 breaks 57-82 %. "ce" on rescaled
-    logits breaks up to 7 points more than "margin". Restarts only see the images that are not broken yet.
+    Measured on two small digit networks (ordinary, adversarially trained) in both norms: the defaults break 58 to 83 %,
+    where Foolbox's own step of 0.025 breaks 38 to 50 % and 1000 steps at most 0.7 points more; "ce" on rescaled logits
+    breaks 1 to 7.5 points more than "margin". Five restarts add 1 to 4 points and come within 0.5 of ten with 200 steps
+    each: take them where the number matters. Restarts only see the images that are not broken yet.
     """
 
     norm: Norm

@@ -30,7 +30,8 @@ class Options:
     label_noise: the fraction of training labels replaced by uniformly random ones, which may be the true ones.
     crop: a side: training crops at random, everything else from the centre; None: the whole image.
     augment: what training does to a batch, in order. eps: the radii to report, in pixels of [0, 1].
-    radius, epochs, batch_size: what losses and schedules take from here if they don't say otherwise. workers: kept for whoever iterates.
+    radius, epochs, batch_size: what losses and schedules take from here if they don't say otherwise.
+    workers: kept for whoever iterates.
     """
 
     data_dir: str | Path = "data"
@@ -51,12 +52,13 @@ class Options:
         _check("seed", self.seed, int, "an integer from 0", lambda v: v >= 0)
         _check("val_size", self.val_size, (int, float), "a count from 0 or a fraction below 1", _is_size)
         _check("label_noise", self.label_noise, (int, float), "a fraction from 0 to 1", lambda v: 0 <= v <= 1)
-        for key in ("epochs", "workers"):
-            _check(key, getattr(self, key), int, "an integer from 0", lambda v: v >= 0)
-        for key in ("subset", "crop"):
+        _check("workers", self.workers, int, "an integer from 0", lambda v: v >= 0)
+        for key in ("subset", "crop", "epochs", "batch_size"):
             value = getattr(self, key)
             if value is not None:
                 _check(key, value, int, "a positive integer or null", lambda v: v > 0)
+        if self.radius is not None:
+            _check("radius", self.radius, (int, float), "a positive radius or null", lambda v: 0 < v < math.inf)
         for radius in self.eps or ():
             _check("eps", radius, (int, float), "radii from 0", lambda v: 0 <= v < math.inf)
         for item in self.augment or ():

@@ -77,7 +77,7 @@ class Batches:
         white = torch.tensor(255.0, device=self.device)
         crop = CenterCrop(self.split.crop) if self.split.crop else None
         for number, (images, labels) in enumerate(self._read(epoch)):
-            x = images.to(torch.float32) / white
+            x = images.to(torch.float32).div_(white)
             for augmentation, u in zip(self.augment, self._uniforms(epoch, number), strict=True):
                 x = augmentation(x, u)
             yield (crop(x) if crop else x), labels
@@ -96,7 +96,7 @@ class Batches:
             order = order.to(self.device)
             for start, stop in self.bounds:
                 indices = self._slice(order[start:stop])
-                yield images[indices], labels[indices]
+                yield images.index_select(0, indices), labels.index_select(0, indices)  # indexing is ten times slower
 
     def _uniforms(self, epoch: int, number: int) -> Sequence[Tensor]:
         """One tensor (B, draws) an augmentation: this rank's rows of the global batch's, drawn on the CPU."""

@@ -33,9 +33,8 @@ class _RowSum(torch.autograd.Function):
         w, row, signs = ctx.saved_tensors  # signs (..., 1, m)
         at = row[..., None, None]
         top = w.take_along_dim(at, -2)
-        out = signs.mT * top
-        out = out.scatter_add(-2, at.expand(top.shape), signs @ w)
-        return grad[..., None, None] * out
+        signs = signs * grad[..., None, None]
+        return (signs.mT * top).scatter_add_(-2, at.expand(top.shape), signs @ w)
 
 
 def gram_bound(w: Tensor, gram: str = "smaller") -> Tensor:
@@ -102,7 +101,7 @@ class _Constrained(nn.Module):
         """
         w = self.matrices()
         w = w.mT if w.shape[-2] > w.shape[-1] else w
-        w.copy_(1.5 * w - 0.5 * (w @ w.mT) @ w)
+        w.copy_(torch.baddbmm(w, w @ w.mT, w, beta=1.5, alpha=-0.5))
 
     def constrained_weight(self) -> Tensor:
         """The weight of the plain layer that this one is: what `fold` freezes."""

@@ -9,6 +9,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lipcert.contracts import Signal
 
@@ -21,7 +22,7 @@ class TwoSidedReLU(nn.Module):
         self.dim, self.groups = dim, groups
 
     def sides(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.clamp_min(0), (-x).clamp_min(0)
+        return F.relu(x), F.relu(-x)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.groups == 1:

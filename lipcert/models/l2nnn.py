@@ -1,4 +1,4 @@
-"""L2-nonexpansive network: convolutions with norm-pooling, then linear layers (Qian & Wegman, ICLR 2019)."""
+"""L2-nonexpansive network: convolutions with norm-pooling if wanted, then linear layers (Qian & Wegman, ICLR 2019)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lipcert.models.headed import Headed
 
 
 class L2NNN(Headed):
-    """Per entry of `channels`: conv K×K (stride 1, same), nonlinearity, 2×2 pooling. Per entry of `hidden`: linear,
-    nonlinearity. Then a head: `multi` has rows of norm 1 (each logit 1-Lipschitz by itself; gap/2), single is one
-    nonexpansive map of the vector (gap/√2).
+    """Per entry of `channels`: conv K×K (stride 1, same), nonlinearity, 2×2 pooling. Then `depth` times a linear map to
+    `width` and a nonlinearity. Then a head: `multi` has rows of norm 1 (each logit 1-Lipschitz by itself; gap/2),
+    single is one nonexpansive map of the vector (gap/√2).
 
     Sizes itself from (C, H, W); ValueError where the pooling leaves nothing.
     """
@@ -24,22 +24,22 @@ class L2NNN(Headed):
         *,
         input_shape: Sequence[int],
         num_classes: int,
-        channels: Sequence[int] = (32, 64),
+        channels: Sequence[int] = (),
         kernel_size: int = 5,
-        hidden: Sequence[int] = (1024,),
+        depth: int = 16,
+        width: int = 128,
         activation: str = "two_sided_relu",
         pooling: str = "norm",
         multi: bool = True,
         divide: bool = True,
         gram: str = "smaller",
     ):
-        width, height, breadth = input_shape
+        features, height, breadth = input_shape
         layers: list[nn.Module] = []
         for out in channels:
-            layers.append(
-                NonexpansiveConv2d(width, out, kernel_size, padding=kernel_size // 2, gram=gram, divide=divide)
-            )
-            step, width = nonlinearity(activation, out)
+            padding = kernel_size // 2
+            layers.append(NonexpansiveConv2d(features, out, kernel_size, padding=padding, gram=gram, divide=divide))
+            step, features = nonlinearity(activation, out)
             layers += [step, pooling_layer(pooling, 2)]
             height, breadth = height // 2, breadth // 2
         if min(height, breadth) < 1:
@@ -48,11 +48,11 @@ class L2NNN(Headed):
                 "not survive; give fewer channels"
             )
         layers.append(nn.Flatten())
-        width *= height * breadth
-        for out in hidden:
-            layers.append(NonexpansiveLinear(width, out, gram=gram))
-            step, width = nonlinearity(activation, out)
+        features *= height * breadth
+        for _ in range(depth):
+            layers.append(NonexpansiveLinear(features, width, gram=gram))
+            step, features = nonlinearity(activation, width)
             layers.append(step)
         last = UnitRowsLinear if multi else NonexpansiveLinear
-        super().__init__(nn.Sequential(*layers), last(width, num_classes, gram=gram))
+        super().__init__(nn.Sequential(*layers), last(features, num_classes, gram=gram))
         pass_on(self)

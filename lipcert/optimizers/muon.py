@@ -84,7 +84,9 @@ def orthogonalise(g: Tensor, iterations: int) -> Tensor:
     x = g.mT if tall else g
     x = x / (x.flatten(-2).norm(dim=-1)[..., None, None] + 1e-9)
     a, b, c = QUINTIC
+    multiply_add = torch.addmm if x.dim() == 2 else torch.baddbmm
     for _ in range(iterations):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        polynomial = multiply_add(gram, gram, gram, beta=b, alpha=c)
+        x = multiply_add(x, polynomial, x, beta=a)
     return x.mT if tall else x

@@ -13,14 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from lipcert.attacks.judge import Judged, distance, judge
-from lipcert.contracts import Attack, AttackRow, Norm
-
-
-class CertificateBroken(Exception):
-    """An adversarial image lies within its certified radius: the certificate, or the network it was made for, is wrong.
-
-    The message names the image, the attack, the distance, the radius and the file that holds the counter-example.
-    """
+from lipcert.contracts import Attack, AttackRow, CertificateBroken, Norm
 
 
 def attack_images(

@@ -36,8 +36,11 @@ def told(error: BaseException, task: str, overrides: Sequence[str] = ()) -> tupl
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    """An error and what led to it; each once, for one that was raised again is its own context's cause."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
         yield error
+        seen.append(error)
         error = error.__cause__ or error.__context__
 
 

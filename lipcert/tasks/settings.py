@@ -182,7 +182,7 @@ def build(node: Any, **extra: Any) -> Any:
             raise cause from None
         if isinstance(cause, MENDABLE):
             raise ValueError(f"{node['_target_']} can't be built: {one_line(cause)}") from error
-        raise cause from error
+        raise cause from None
 
 
 def locate(name: str, path: str) -> Any:
