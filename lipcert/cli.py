@@ -26,15 +26,11 @@ FLAGS: dict[str, tuple[str, ...] | None] = {
     "-h": None,
     "--multirun": None,
     "-m": None,
-    "--resolve": None,
-    "--package": (),
-    "-p": (),
     "--cfg": ("job", "hydra", "all"),
     "-c": ("job", "hydra", "all"),
+    "--resolve": None,
     "--config-dir": (),
     "-cd": (),
-    "--config-name": (),
-    "-cn": (),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
 
@@ -80,13 +76,13 @@ def run(task: str, arguments: list[str]) -> int:
     sys.argv = [f"lipcert {task}", *flags, *overrides]
     statuses = [0]
     try:
-        compose(task, overrides, statuses)
+        compose(task, statuses)
     except KeyboardInterrupt:
         return fail("interrupted" + ("; `lipcert train resume=PATH` goes on" if task == "train" else ""), 130)
     except SystemExit as end:  # --help
         return int(end.code or 0)
     except Exception as error:
-        return explain(error, task, overrides)
+        return explain(error, task)
     finally:
         if is_sweep(flags):
             tidy(Path(value_of("output_dir", overrides) or "no directory"))
@@ -124,6 +120,11 @@ def sort_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def complete(task: str, flags: list[str], overrides: list[str]) -> list[str]:
     """The overrides with what `task` adds to them; ValueError for what can't be meant."""
+    from lipcert.tasks.choices import among, options
+
+    for group, _, value in (o.partition("=") for o in overrides):
+        if value == "null" and options(group):
+            raise ValueError(f"`{group}=null`: a group needs one of its options{among('none', options(group))}")
     words = [o for o in overrides if ("=" not in o and o[:1] != "~") or (task == "compare" and Path(o).exists())]
     if task == "compare":
         overrides = [o for o in overrides if o not in words]
@@ -155,7 +156,7 @@ def value_of(key: str, overrides: list[str]) -> str | None:
     return found[-1] if found else None
 
 
-def compose(task: str, overrides: list[str], statuses: list[int]) -> None:
+def compose(task: str, statuses: list[int]) -> None:
     """Runs the task's job, or a sweep of them, under Hydra.
 
     A job that fails in this process is told at once and adds its exit status; the sweep goes on. In another process (a
@@ -175,7 +176,7 @@ def compose(task: str, overrides: list[str], statuses: list[int]) -> None:
         try:
             module = import_module(f"lipcert.tasks.{task}")
             settings = plain(config)
-            check_call(module.run, settings)
+            check_call(module.run, settings, called=f"`lipcert {task}`")
             check(settings)
             if number is not None and settings["output_dir"] is not None:
                 settings["output_dir"] = str(Path(settings["output_dir"]) / number)
@@ -183,7 +184,7 @@ def compose(task: str, overrides: list[str], statuses: list[int]) -> None:
         except Exception as error:
             if os.getpid() != process:
                 raise
-            statuses.append(explain(error, task, overrides, f"job {number}: " if number is not None else ""))
+            statuses.append(explain(error, task, f"job {number}: " if number is not None else ""))
 
     register_for_help()
     hydra.main(version_base="1.3", config_path="pkg://lipcert.conf", config_name=task)(job)()
@@ -218,15 +219,15 @@ def free_directory(parent: Path) -> Path:
     raise ValueError(f"`output_dir`: no free name below {parent}")
 
 
-def explain(error: Exception, task: str, overrides: list[str], where: str = "") -> int:
+def explain(error: Exception, task: str, where: str = "") -> int:
     """Prints what went wrong in one line if the user can mend it, else with its traceback; gives the exit status."""
     from lipcert.tasks.errors import told
 
-    told_error = told(error, task, overrides)
-    if told_error is None:
+    message_and_status = told(error, task)
+    if message_and_status is None:
         traceback.print_exception(error)
         return 1
-    message, status = told_error
+    message, status = message_and_status
     return fail(where + message, status)
 
 

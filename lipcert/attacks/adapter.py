@@ -135,5 +135,5 @@ def check(*, norm: str | None = None, loss: str | None = None, **counts: int | N
         if value is not None and value not in choices:
             raise ValueError(f"`attack.{key}`: got {value!r}, choose one of {', '.join(choices)}")
     for key, count in counts.items():
-        if count is not None and not (count == int(count) and count >= 1):
+        if count is not None and (not isinstance(count, int) or count < 1):
             raise ValueError(f"`attack.{key}`: got {count!r}, must be a whole number of at least 1")

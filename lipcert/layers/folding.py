@@ -20,4 +20,4 @@ def fold(model: nn.Module) -> nn.Module:
             fold_child: Any = getattr(child, "fold", None)
             if fold_child is not None:
                 setattr(parent, name, fold_child())
-    return top["model"]
+    return top["model"].train(model.training)

@@ -53,7 +53,7 @@ class L2NNNLoss(nn.Module):
         self.alpha, self.gamma, self.omega, self.z, self.lambda_w = alpha, gamma, omega, z, lambda_w
         self.adversary, self.adversarial_terms = adversary, adversarial_terms
         self.u = nn.Parameter(torch.ones(num_classes), requires_grad=u_trainable)
-        self.v = nn.Parameter(torch.tensor(v if radius is None else 2.4 / radius), requires_grad=v_trainable)
+        self.v = nn.Parameter(torch.tensor(2.4 / radius if radius else float(v or 0)), requires_grad=v_trainable)
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
         clean = model(x).float()

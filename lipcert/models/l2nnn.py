@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import nn
@@ -13,7 +14,7 @@ from lipcert.models.headed import Headed
 
 class L2NNN(Headed):
     """Per entry of `channels`: conv K×K (stride 1, same), nonlinearity, 2×2 pooling. Then `depth` times a linear map to
-    `width` and a nonlinearity. Then a head: `multi` has rows of norm 1 (each logit 1-Lipschitz by itself; gap/2),
+    `width` (null: 128, or as many as the image has pixels) and a nonlinearity. Then a head: `multi` has rows of norm 1 (each logit 1-Lipschitz by itself; gap/2),
     single is one nonexpansive map of the vector (gap/√2).
 
     Sizes itself from (C, H, W); ValueError where the pooling leaves nothing.
@@ -27,7 +28,7 @@ class L2NNN(Headed):
         channels: Sequence[int] = (),
         kernel_size: int = 5,
         depth: int = 16,
-        width: int = 128,
+        width: int | None = None,
         activation: str = "two_sided_relu",
         pooling: str = "norm",
         multi: bool = True,
@@ -35,6 +36,7 @@ class L2NNN(Headed):
         gram: str = "smaller",
     ):
         features, height, breadth = input_shape
+        width = width or min(128, math.prod(input_shape))
         layers: list[nn.Module] = []
         for out in channels:
             padding = kernel_size // 2

@@ -36,7 +36,7 @@ class Schedule:
             if ramp.owner == "optimizer":
                 for group in groups or ():
                     if ramp.name not in group:
-                        raise ValueError(f"`schedule.{name}` drives {ramp.owner}.{ramp.name}, which this optimizer has not")
+                        raise ValueError(f"`schedule.{name}` drives optimizer.{ramp.name}, which this one has not")
                     group[ramp.name] = value * group.setdefault(f"initial_{ramp.name}", group[ramp.name])
                 continue
             owners = [loss] if ramp.owner == "loss" else list(model.modules())
@@ -46,7 +46,7 @@ class Schedule:
             if not driven:
                 raise ValueError(
                     f"`schedule.{name}` drives {ramp.owner}.{ramp.name}, which this {ramp.owner} has not; "
-                    f"take it out with schedule.{name}=null"
+                    "choose another `schedule`"
                 )
             for owner in driven:
                 setattr(owner, ramp.name, value)

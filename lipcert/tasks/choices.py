@@ -64,9 +64,17 @@ def keys(task: str) -> list[str]:
     return list(walk(config, ""))
 
 
-def nearest(word: str, choices: Sequence[str]) -> str:
-    found = difflib.get_close_matches(word, choices, 1, 0.5)
+def nearest(word: str, choices: Sequence[str], cutoff: float = 0.5) -> str:
+    found = difflib.get_close_matches(word, choices, 1, cutoff)
     return f"; did you mean `{found[0]}`?" if found else ""
+
+
+def nearest_key(key: str, choices: Sequence[str]) -> str:
+    """The same for a dotted key: its neighbours count by their last word alone, as their first ones agree anyway."""
+    parent, _, last = key.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in choices if name.rpartition(".")[0] == parent}
+    found = difflib.get_close_matches(last, list(siblings), 1, 0.6)
+    return f"; did you mean `{siblings[found[0]]}`?" if found else nearest(key, choices, 0.8)
 
 
 def among(word: str, choices: Sequence[str]) -> str:

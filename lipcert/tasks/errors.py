@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from lipcert.contracts import CertificateBroken, RanksFailed
-from lipcert.tasks.choices import among, keys, nearest, options
+from lipcert.tasks.choices import among, keys, nearest_key, options
 
 
-def told(error: BaseException, task: str, overrides: Sequence[str] = ()) -> tuple[str, int] | None:
+def told(error: BaseException, task: str) -> tuple[str, int] | None:
     """(message, exit status) of an error that the user can put right or must know; None for a defect of lipcert."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -25,7 +25,7 @@ def told(error: BaseException, task: str, overrides: Sequence[str] = ()) -> tupl
     if isinstance(cause, CertificateBroken):
         return str(cause), 3
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return composition(error, task, overrides), 2
+        return composition(error, task), 2
     if type(cause).__name__ == "OutOfMemoryError":
         return f"out of memory: give a smaller `schedule.batch_size` or `batch_size` ({one_line(cause)})", 2
     if isinstance(cause, OSError) and cause.strerror:
@@ -44,26 +44,29 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def composition(error: Exception, task: str, overrides: Sequence[str]) -> str:
+def composition(error: Exception, task: str) -> str:
     """Hydra's message about a configuration that doesn't compose, in one line with the way out."""
     text = str(error)
     if found := re.search(r"Could not find '([^']+)'", text):
         group, _, option = found.group(1).partition("/")
         choices = options(group, getattr(error, "options", None) or ())
         return f"`{group}={option}`: there is no such option{among(option, choices)}"
-    if "Config group override must be a string or a list" in text:
-        null = next((o for o in overrides if re.fullmatch(r"\w+=(null|\{.*\})", o)), "a group")
-        group = null.partition("=")[0]
-        return f"`{null}` is no option{among('none', options(group))}"
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found.group(1)
-        return f"`{key}` is not a key of `lipcert {task}`{nearest(key, keys(task))} (--cfg job prints them all)"
+        return f"`{key}` is not a key of `lipcert {task}`{nearest_key(key, keys(task))} (--cfg job prints them all)"
     if "Ambiguous value for argument" in text:
         key, _, value = (ambiguous := text.split("'")[1]).partition("=")
         return f"`{ambiguous}` has several values: add -m for one job each, or write {key}=[{value}] for a list"
     if override := getattr(error, "override", None):
         return f"`{override}` can't be read ({text.splitlines()[0]}): write key=value, quoted like key=\"'a, b'\""
     return re.sub(r"\s*\n\s*", "; ", text.strip())
+
+
+def blamed(what: str, error: Exception) -> ValueError:
+    """An error as one that says whose it is; as it is where it names a key by itself."""
+    return ValueError(
+        str(error) if isinstance(error, ValueError) and "`" in str(error) else f"{what} ({one_line(error)})"
+    )
 
 
 def one_line(error: BaseException, width: int = 160) -> str:

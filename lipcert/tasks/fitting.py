@@ -26,7 +26,7 @@ from lipcert.datasets import batches
 from lipcert.reporting.files import write_atomic
 from lipcert.tasks import store
 from lipcert.tasks.devices import check_trainer, is_first_node
-from lipcert.tasks.errors import one_line, told
+from lipcert.tasks.errors import blamed, told
 from lipcert.tasks.settings import MENDABLE, build, check
 
 RANK_VARIABLES = (
@@ -156,7 +156,7 @@ def make_optimizer(config: dict[str, Any], model: torch.nn.Module, loss: torch.n
     try:
         return build(config["optimizer"])(training.trainable(model, loss))
     except MENDABLE as error:
-        raise ValueError(f"`optimizer`: {config['optimizer']['_target_']} refuses this ({one_line(error)})") from error
+        raise blamed(f"`optimizer`: {config['optimizer']['_target_']} refuses this", error) from error
 
 
 def save_untrained(path: Path, module: training.Training, config: dict[str, Any]) -> None:
@@ -221,7 +221,7 @@ def worker(directory: Path) -> None:
 def follow_launcher() -> None:
     """Ends this rank when the process that started it is no more, however it was killed: a rank that trained on would
     write into a directory which another process may have resumed."""
-    sys.stdin.buffer.read()
+    os.read(0, 1)
     os._exit(1)
 
 

@@ -52,11 +52,17 @@ def check(node: Any, path: str = "") -> None:
 
 
 def check_call(
-    target: Any, values: dict[str, Any], path: str = "", supplied: Collection[str] = (), unfinished: bool = False
+    target: Any,
+    values: dict[str, Any],
+    path: str = "",
+    supplied: Collection[str] = (),
+    unfinished: bool = False,
+    called: str = "",
 ) -> None:
     """ValueError where `target(**values)` would miss a keyword, get one that it does not know, or a wrong type.
 
-    It is also given the keywords `supplied`; if `unfinished`, others too."""
+    It is also given the keywords `supplied`; if `unfinished`, others too. `called`: what messages call the target."""
+    called = called or target.__name__
     call = target.__init__ if inspect.isclass(target) else target
     parameters = {name: p for name, p in inspect.signature(call).parameters.items() if name != "self"}
     try:
@@ -67,14 +73,14 @@ def check_call(
     for key, value in values.items():
         full = f"{path}.{key}" if path else key
         if key not in parameters and extra is None:
-            raise ValueError(f"`{full}` is not a key of {target.__name__}{nearest(key, list(parameters))}")
+            raise ValueError(f"`{full}` is not a key of {called}{nearest(key, list(parameters))}")
         hint = hints.get(key if key in parameters else str(extra), Any)
         if not fits(value, hint):
             raise ValueError(f"`{full}` must be {_name(hint)}, got {value!r}")
     for name, p in parameters.items():
         required = p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
         if required and not unfinished and name not in values and name not in supplied:
-            raise ValueError(f"`{f'{path}.{name}' if path else name}` must be given: {target.__name__} needs it")
+            raise ValueError(f"`{f'{path}.{name}' if path else name}` must be given: {called} needs it")
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -128,6 +134,8 @@ def _name(hint: Any) -> str:
         return "a node with a `_target_`"
     if hint is types.NoneType:
         return "null"
+    if typing.get_origin(hint) in (list, Sequence):
+        return f"a list of {_name(arguments[0])}"
     return hint.__name__ if inspect.isclass(hint) and not arguments else str(hint).replace("collections.abc.", "")
 
 

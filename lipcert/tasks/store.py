@@ -15,6 +15,7 @@ from lipcert.tasks.settings import build, check, check_trusted
 CONFIG, CHECKPOINT, METRICS = "config.yaml", "checkpoints/last.ckpt", "metrics.csv"
 CERTIFICATES, CERTIFICATE, ATTACKS = "certificates.csv", "certificate.json", "attacks.csv"
 SUMMARY, CURVES, ATTACK_SECONDS = "summary.json", "curves.png", "attack_seconds.json"
+COUNTEREXAMPLES = "counterexamples"
 KEYS = {"seed", "eps", "dataset", "model", "loss", "optimizer", "schedule", "certificate", "attack", "trainer"}
 
 
@@ -59,7 +60,10 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
     import torch
 
     if not path.is_file():
-        raise ValueError(f"no checkpoint at {path}; the run was stopped before its first epoch ended: train it first")
+        raise ValueError(
+            f"no checkpoint at {path}, the run was stopped before its first epoch ended: `lipcert train "
+            f"resume={path.parents[1]}` goes on"
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

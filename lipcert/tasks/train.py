@@ -14,7 +14,7 @@ from lipcert.datasets.split import Dataset
 from lipcert.tasks import attack as attacks
 from lipcert.tasks import certify, fitting, record, store
 from lipcert.tasks.devices import check_trainer, is_first_node
-from lipcert.tasks.errors import one_line
+from lipcert.tasks.errors import blamed
 from lipcert.tasks.settings import MENDABLE, build, check, check_call
 
 NOT_KEPT: dict[str, Any] = {"output_dir": "", "data_dir": "", "resume": None, "trust": False}  # in config.yaml
@@ -67,7 +67,7 @@ def preflight(config: dict[str, Any]) -> None:
     if any(not e >= 0 for e in config["eps"]):
         raise ValueError(f"`eps` must be at least 0, got {config['eps']}")
     settings = config["trainer"]
-    check_call(check_trainer, settings, "trainer")
+    check_call(check_trainer, settings, "trainer", called="conf/trainer")
     check_trainer(**settings)
     dataset = build(config["dataset"])
     network = build(config["model"], input_shape=dataset.input_shape, num_classes=dataset.num_classes)
@@ -96,8 +96,7 @@ def try_out(network: nn.Module, name: str, dataset: Dataset) -> None:
         try:
             logits = network.eval()(torch.zeros(2, *dataset.input_shape))
         except MENDABLE as error:
-            failed = f"`model`: {name} fails on images of shape {dataset.input_shape}"
-            raise ValueError(f"{failed} ({one_line(error)})") from error
+            raise blamed(f"`model`: {name} fails on images of shape {dataset.input_shape}", error) from error
     shape = tuple(getattr(logits, "shape", ()))
     if shape != (2, dataset.num_classes):
         due = f"`model`: {name} must give logits of shape (2, {dataset.num_classes}) for 2 images"
@@ -107,7 +106,7 @@ def try_out(network: nn.Module, name: str, dataset: Dataset) -> None:
 def resume_run(directory: Path, trust: bool) -> None:
     """Goes on where the run was stopped; a finished run is left alone, and says so."""
     config = store.read_config(directory, "resume", trust)
-    check_call(run, {**config, **NOT_KEPT})
+    check_call(run, {**config, **NOT_KEPT}, called=store.CONFIG)
     check(config)
     if store.read_summary(directory).get("finished"):
         print(f"{directory} is finished: nothing to resume")
@@ -129,8 +128,9 @@ def finish(directory: Path, config: dict[str, Any], trust: bool) -> None:
     if not is_first_node(config["trainer"]["num_nodes"]):
         return
     loaded, network, dataset = certify.load_run(directory, trust=trust)
-    certify.certify(directory, loaded, network, dataset)
+    device = "cuda" if check_trainer(**config["trainer"]) == "gpu" else "cpu"
+    certify.certify(directory, loaded, network, dataset, device=device)
     if config["attack"]:
-        attacks.attack_run(directory, loaded, dataset, config["attack"], trust=trust)
+        attacks.attack_run(directory, loaded, network, dataset, config["attack"], device=device)
     record.write(directory)
     record.show(directory)
