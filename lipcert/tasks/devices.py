@@ -26,14 +26,15 @@ def check_trainer(
         raise ValueError(f"`trainer.devices`={devices} is more than this machine has: {available} {what}")
     if precision == "16-mixed" and chosen == "cpu":
         raise ValueError("`trainer.precision`=16-mixed needs a GPU; a CPU has bf16-mixed")
-    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
-    if num_nodes > 1 and missing:
-        raise ValueError(f"`trainer.num_nodes`={num_nodes} needs the environment variables {', '.join(missing)}")
     return chosen
 
 
 def is_first_node(num_nodes: int) -> bool:
-    """Whether this node is the one that keeps the record, where several run the same command."""
+    """Whether this node is the one that keeps the record, where several run the same command; ValueError if it isn't
+    said which it is."""
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
+    if num_nodes > 1 and missing:
+        raise ValueError(f"`trainer.num_nodes`={num_nodes} needs the environment variables {', '.join(missing)}")
     return num_nodes == 1 or os.environ["NODE_RANK"] == "0"
 
 

@@ -109,30 +109,39 @@ def write_tensorboard(directory: Path, config: dict[str, Any], content: dict[str
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams
 
-    numbers = {"clean_accuracy": content.get("clean_accuracy"), "median_radius": content.get("median_radius")}
+    numbers = {"clean_accuracy": content.get("clean_accuracy")}
     for key in ("certified_accuracy", "nominal_accuracy", "statistical_accuracy"):
         numbers |= {f"{key}/{eps}": value for eps, value in content.get(key, {}).items()}
+    numbers["median_radius"] = content.get("median_radius")
     for attack, values in content["robust_accuracy"].items():
         numbers |= {f"robust_accuracy/{attack}/{eps}": value for eps, value in values.items()}
     numbers = {key: value for key, value in numbers.items() if value is not None}
     with SummaryWriter(str(directory)) as writer:
         writer.add_figure("curves", figure, close=False)
-        for event in hparams(flat(config), numbers):
+        for event in hparams(hyperparameters(config), numbers):
             writer.file_writer.add_summary(event)
         for name, value in numbers.items():
             writer.add_scalar(name, value)
 
 
-def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to plain values, as the HParams tab takes them; without what only says where things lie."""
+def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
+    """What the HParams tab compares runs by. It sorts the names and shows the first five, so those are the five choices
+    that make a run (capital letters come first); the values below them follow.
+    """
+    parts = ("dataset", "loss", "model", "optimizer")
+    out = {part.capitalize(): config[part]["_target_"].rpartition(".")[2] for part in parts}
+    out["Seed"] = config["seed"]
+    for part in (*parts, "schedule"):
+        out |= flat(config[part], f"{part}.")
+    return out
+
+
+def flat(node: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Dotted keys to plain values, without what only says where things lie or repeats the seed."""
     out: dict[str, Any] = {}
-    for key, value in config.items():
-        if key in ("output_dir", "data_dir"):
-            continue
+    for key, value in node.items():
         if isinstance(value, dict):
             out |= flat(value, f"{prefix}{key}.")
-        elif isinstance(value, bool | int | float | str):
-            out[f"{prefix}{key}".replace("._target_", "")] = value
-        elif value is not None:
-            out[f"{prefix}{key}"] = str(value)
+        elif key not in ("_target_", "_partial_", "data_dir", "path", "seed") and value is not None:
+            out[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
     return out

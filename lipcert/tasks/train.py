@@ -69,6 +69,7 @@ def preflight(config: dict[str, Any]) -> None:
     settings = config["trainer"]
     check_call(check_trainer, settings, "trainer", called="conf/trainer")
     check_trainer(**settings)
+    is_first_node(settings["num_nodes"])
     dataset = build(config["dataset"])
     network = build(config["model"], input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     loss = build(config["loss"], num_classes=dataset.num_classes)
