@@ -13,6 +13,7 @@ import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -154,13 +155,16 @@ class TrainingProgress(L.Callback):
     """One bar over all steps, with the last epoch's numbers beside it."""
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        # Several ranks' stderr is kept for their errors. Where nobody looks on, a bar is noise.
+        console = Console(stderr=trainer.world_size == 1)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            disable=not trainer.is_global_zero,
+            console=console,
+            disable=not (trainer.is_global_zero and console.is_terminal),
         )
         total = int((trainer.max_epochs or 0) * trainer.num_training_batches)
         self.task = self.bar.add_task("train", total=total, completed=trainer.global_step)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
@@ -20,12 +21,23 @@ from lipcert.layers import fold
 from lipcert.reporting.files import write_atomic
 from lipcert.reporting.rows import write_rows
 from lipcert.tasks import record, store
+from lipcert.tasks.devices import check_device
 from lipcert.tasks.settings import build, check
 
 
-def run(*, run: str, certificate: dict | None, data_dir: str | None, device: str, batch_size: int, trust: bool, seed: int,
-        output_dir: str | None) -> None:
+def run(
+    *,
+    run: str,
+    certificate: dict | None,
+    data_dir: str | None,
+    device: str,
+    batch_size: int,
+    trust: bool,
+    seed: int,
+    output_dir: str | None,
+) -> None:
     """The command: certifies the run of directory `run` and rewrites its record."""
+    check_device(device)
     directory = Path(run)
     loaded = load_run(directory, data_dir=data_dir, trust=trust)
     certify(directory, *loaded, certificate=certificate, device=device, batch_size=batch_size)
@@ -44,8 +56,16 @@ def load_run(directory: Path, *, data_dir: str | None = None, trust: bool = Fals
     return config, store.rebuild(checkpoint, dataset.input_shape, dataset.num_classes), dataset
 
 
-def certify(directory: Path, config: dict[str, Any], model: nn.Module, dataset: Dataset, *,
-            certificate: dict | None = None, device: str = "cpu", batch_size: int = 500) -> None:
+def certify(
+    directory: Path,
+    config: dict[str, Any],
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    certificate: dict | None = None,
+    device: str = "cpu",
+    batch_size: int = 500,
+) -> None:
     """Writes certificates.csv, one row a test image, and certificate.json: the bound and what it was measured on."""
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
@@ -53,21 +73,29 @@ def certify(directory: Path, config: dict[str, Any], model: nn.Module, dataset: 
     with exact_arithmetic():
         started = time.perf_counter()
         network = fold(model.double().eval())
-        bound = build(chosen)(network, dataset.input_shape)
+        with Console(stderr=True).status("measuring the layers' norms"):
+            bound = build(chosen)(network, dataset.input_shape)
         bounding = time.perf_counter() - started
         rows = list(certify_images(bound, network.to(device), dataset.test, device, batch_size))
     write_rows(directory / store.CERTIFICATES, CertificateRow, rows)
-    facts = {"certificate": chosen["_target_"].rpartition(".")[2], "kind": bound.kind.value, "norm": bound.norm.value,
-             "device": device, "seconds": {"bound": bounding, "certify": time.perf_counter() - started}, **bound.report}
+    facts = {
+        "certificate": chosen["_target_"].rpartition(".")[2],
+        "kind": bound.kind.value,
+        "norm": bound.norm.value,
+        "device": device,
+        "seconds": {"bound": bounding, "certify": time.perf_counter() - started},
+        **bound.report,
+    }
     write_atomic(directory / store.CERTIFICATE, json.dumps(facts, indent=1))
 
 
-def certify_images(bound: BoundCertificate, network: nn.Module, test: Split, device: str,
-                   batch_size: int) -> Iterator[CertificateRow]:
+def certify_images(
+    bound: BoundCertificate, network: nn.Module, test: Split, device: str, batch_size: int
+) -> Iterator[CertificateRow]:
     """One row an image of `test`, in its order. ValueError where the certificate was bound to a network elsewhere."""
     index = 0
     loader = batches(test, batch_size, device=device)
-    for x, y in track(loader, "certify", len(loader), transient=True):
+    for x, y in track(loader, "certify", len(loader), console=Console(stderr=True)):
         verdict = bound.judge(exact(x), y)
         columns = (y, verdict.prediction, verdict.margin, verdict.radius)
         for label, prediction, margin, radius in zip(*(c.tolist() for c in columns), strict=True):
@@ -86,8 +114,12 @@ def exact_arithmetic() -> Iterator[None]:
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        with (torch.no_grad(), torch.backends.cudnn.flags(enabled=False), torch.autocast("cuda", enabled=False),
-              torch.autocast("cpu", enabled=False)):
+        with (
+            torch.no_grad(),
+            torch.backends.cudnn.flags(enabled=False),
+            torch.autocast("cuda", enabled=False),
+            torch.autocast("cpu", enabled=False),
+        ):
             yield
     finally:
         torch.set_float32_matmul_precision(precision)

@@ -182,7 +182,7 @@ class EpochLog:
         from torch.utils.tensorboard import SummaryWriter
 
         if self.writer is None:
-            self.writer = SummaryWriter(str(self.directory), purge_step=self.keep + 1 if self.keep else None)
+            self.writer = SummaryWriter(str(self.directory), purge_step=self.keep + 1)
         for name, value in numbers.items():
             if name not in ("epoch", "step"):
                 self.writer.add_scalar(name, value, numbers["epoch"])

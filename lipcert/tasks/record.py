@@ -51,8 +51,8 @@ def write(directory: Path, finished: bool = True) -> None:
     )
     figure = run_figure(certificates, attacks, facts["norm"], directory.name)
     save_png(figure, directory / store.CURVES)
-    write_json_atomic(directory / store.SUMMARY, content)
     write_tensorboard(directory, config, content, figure)
+    write_json_atomic(directory / store.SUMMARY, content)  # last: a run that has it is finished
 
 
 def show(directory: Path) -> None:

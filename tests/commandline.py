@@ -1,0 +1,44 @@
+"""The command line as tests use it: in this process, for speed, or in another where one is killed."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from lipcert import cli
+
+TINY = ("attack=none", "dataset.subset=100", "schedule.epochs=1")
+
+
+class Told(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+def lipcert(capsys, task: str, *arguments: object) -> Told:
+    capsys.readouterr()
+    status = cli.run(task, [str(a) for a in arguments])
+    return Told(status, *capsys.readouterr())
+
+
+def refused(capsys, task: str, *arguments: object, leaves: tuple[Path, ...] = ()) -> str:
+    """The one line that a refused command prints; asserts that it is one, on stderr, and that nothing was touched."""
+    before = snapshot(Path(), *leaves)
+    told = lipcert(capsys, task, *arguments)
+    assert told.status == 2, told
+    assert told.err.startswith("lipcert: ") and told.err.count("\n") == 1, told.err
+    assert snapshot(Path(), *leaves) == before
+    return told.err.removeprefix("lipcert: ").rstrip()
+
+
+def snapshot(*folders: Path) -> dict[Path, tuple[int, int]]:
+    """Every file and directory below `folders`: when it was written and how large it is."""
+    stats = {path: path.stat() for folder in folders for path in folder.rglob("*")}
+    return {path: (stat.st_mtime_ns, stat.st_size) for path, stat in stats.items()}
+
+
+def elsewhere(*arguments: object, **options) -> subprocess.CompletedProcess:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "lipcert.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)

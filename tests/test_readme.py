@@ -1,0 +1,44 @@
+"""What the README shows is what happens: its example architecture runs, its keys and options exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lipcert import cli
+from lipcert.reporting.record import KEYS
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def block(name: str) -> str:
+    found = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", README, re.S)
+    assert found, name
+    return found.group(1)
+
+
+def test_the_example_architecture_trains_and_certifies(tmp_path, monkeypatch, capsys):
+    (tmp_path / "myconf" / "model").mkdir(parents=True)
+    (tmp_path / "mypackage.py").write_text(block("model"))
+    (tmp_path / "myconf/model/mlp.yaml").write_text(block("yaml").replace("lipcert.models.mlp", "mypackage"))
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = ["--config-dir", str(tmp_path / "myconf"), "model=mlp", "schedule.epochs=2", "attack=none"]
+    assert cli.run("train", [*arguments, f"output_dir={tmp_path / 'run'}"]) == 0, capsys.readouterr().err
+    assert (tmp_path / "run/summary.json").exists()
+
+
+def test_every_key_of_a_summary_is_documented():
+    for key, meaning in KEYS.items():
+        assert f"| `{key}` | {meaning} |" in README
+
+
+@pytest.mark.parametrize("group", ["model", "dataset"])
+def test_every_model_and_dataset_is_in_its_table(group):
+    names = {path.stem for path in Path(__import__("lipcert.conf").conf.__path__[0], group).glob("*.yaml")}
+    assert {name for name in names if f"`{name}" in README} == names
+
+
+def test_the_two_commands_are_the_ones_that_ci_runs():
+    assert block("main").startswith("pip install")
+    assert "pytest" in block("tests")
+    assert "<!-- tests -->" in (Path(__file__).parents[1] / ".ci/run").read_text()

@@ -1,0 +1,158 @@
+"""Killed at any moment and resumed, a run ends as one that was not killed: the same weights, bit for bit, and record."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from commandline import TINY, lipcert, refused, snapshot
+
+from lipcert import training
+
+RUN = ("dataset.subset=200", "schedule.epochs=3", "schedule.batch_size=50", "attack.images=40", "attack.batch_size=20")
+
+# Where the kill strikes: code that is run before `lipcert train`, in its process. `on(owner, name, n)` kills at the n-th
+# call of owner.name, `on(..., after=True)` when that call is done.
+DRIVER = """
+import functools, os, signal, sys
+from lipcert import cli, training
+from lipcert.reporting import files
+from lipcert.tasks import attack, certify, fitting, record, store
+
+def on(owner, name, n=1, after=False):
+    original, calls = getattr(owner, name), []
+    @functools.wraps(original)
+    def fatal(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == n and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **kwargs)
+        if len(calls) == n:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    setattr(owner, name, fatal)
+
+exec(sys.argv[1])
+sys.exit(cli.run("train", sys.argv[2:]))
+"""
+
+MOMENTS = {
+    "config.yaml is there, training has not begun": "on(fitting, 'fit')",
+    "in the first epoch": "on(training.Training, 'training_step', 3)",
+    "the first epoch is logged, not yet saved": "on(fitting.EpochLog, '__call__', 1, after=True)",
+    "the first checkpoint is half written": "on(training.os, 'replace', 3)",
+    "in the second epoch": "on(training.Training, 'training_step', 6)",
+    "the second epoch is logged, not yet saved": "on(fitting.EpochLog, '__call__', 2, after=True)",
+    "the last checkpoint is there": "on(training.AtomicCheckpointIO, 'save_checkpoint', 3, after=True)",
+    "while certifying": "on(certify, 'exact')",
+    "certified, the certificate's facts not yet written": "on(certify, 'write_rows', 1, after=True)",
+    "in the middle of an attack": "on(attack, 'append_rows', 3)",
+    "attacked, nothing recorded": "on(record, 'write')",
+    "the curves are drawn, the summary is not yet written": "on(record, 'write_json_atomic')",
+}
+
+
+def drive(code: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", DRIVER, code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The run that nobody killed."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = drive("", *RUN, "output_dir=run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_run_ends_like_a_whole_one(moment, whole, tmp_path):
+    killed = drive(MOMENTS[moment], *RUN, "output_dir=run", cwd=tmp_path)
+    assert killed.returncode == -9, killed.stderr
+    assert not (tmp_path / "run" / "summary.json").exists()
+    done = drive("", "resume=run", cwd=tmp_path)
+    assert done.returncode == 0 and not done.stderr.startswith("lipcert:"), done.stderr
+    same(tmp_path / "run", whole)
+
+
+def same(run: Path, whole: Path) -> None:
+    """All of the run's record but times: weights, numbers of every epoch, rows, summary; and no leftovers."""
+    weights, expected = (torch.load(p / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for p in (run, whole))
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[key], expected[key]) for key in weights)
+    assert epochs(run) == epochs(whole)
+    for name in ("config.yaml", "certificates.csv", "attacks.csv"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+    assert summary(run) == summary(whole)
+    assert scalars(run) == scalars(whole)
+    leftovers = {p.name for p in run.rglob("*")} - {p.name for p in whole.rglob("*")}
+    assert {name for name in leftovers if not name.startswith("events.") and not name.endswith(".partial")} == set()
+
+
+def epochs(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def summary(run: Path) -> dict:
+    content = json.loads((run / "summary.json").read_text())
+    return {key: value for key, value in content.items() if "seconds" not in key}
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows of training: (step, value) of every scalar."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run)).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith(("train/", "val/", "schedule/"))]
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+
+
+def test_stopped_in_training_and_resumed(capsys, tmp_path, monkeypatch):
+    """The same in this process, by an exception in the second epoch: quick enough to be run always."""
+    monkeypatch.chdir(tmp_path)
+    run = (*TINY, "schedule.epochs=2", "schedule.batch_size=25")
+    assert lipcert(capsys, "train", *run, "output_dir=whole").status == 0
+    step = training.Training.training_step
+
+    def stop(module, batch, batch_idx):
+        if module.global_step == 6:
+            raise KeyboardInterrupt
+        return step(module, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Training, "training_step", stop)
+        told = lipcert(capsys, "train", *run, "output_dir=run")
+    assert told.status == 130 and told.err.count("\n") == 1 and "resume=" in told.err
+    assert lipcert(capsys, "train", "resume=run").status == 0
+    assert epochs(Path("run")) == epochs(Path("whole"))
+    assert Path("run/certificates.csv").read_bytes() == Path("whole/certificates.csv").read_bytes()
+
+    before = snapshot(Path())
+    told = lipcert(capsys, "train", "resume=run")
+    assert told.status == 0 and "finished" in told.out and snapshot(Path()) == before
+
+
+def test_early_stopping_is_not_undone_by_resuming(capsys, tmp_path, monkeypatch):
+    """Killed after training had been ended by early stopping, a resumed run must not train on."""
+    monkeypatch.chdir(tmp_path)
+    run = (*TINY, "schedule.epochs=20", "schedule.early_stopping=1", "optimizer.lr=0.5")
+    assert lipcert(capsys, "train", *run, "output_dir=run").status == 0
+    stopped = epochs(Path("run"))
+    assert len(stopped) < 20
+    Path("run/summary.json").unlink()
+    assert lipcert(capsys, "train", "resume=run").status == 0
+    assert epochs(Path("run")) == stopped
+
+
+def test_resume_takes_no_other_overrides(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "leave out seed=1" in refused(capsys, "train", "resume=run", "seed=1")
+    assert "leave out -m" in refused(capsys, "train", "resume=run", "-m")
+    assert "`resume`: run is not a run's directory" in refused(capsys, "train", "resume=run")
+    assert "`resume`: run is not a run's directory" in refused(capsys, "train", "resume=run", "trust=true")
