@@ -1,4 +1,4 @@
-"""Killed at any moment and resumed, a run ends as one that was not killed: the same weights, bit for bit, and record."""
+"""Killed at any moment and resumed, a run ends as one that was not killed: the same weights, bit for bit, and rows."""
 
 import csv
 import json
@@ -14,8 +14,8 @@ from lipcert import training
 
 RUN = ("dataset.subset=200", "schedule.epochs=3", "schedule.batch_size=50", "attack.images=40", "attack.batch_size=20")
 
-# Where the kill strikes: code that is run before `lipcert train`, in its process. `on(owner, name, n)` kills at the n-th
-# call of owner.name, `on(..., after=True)` when that call is done.
+# `lipcert train` with code before it that says where the kill strikes: `on(owner, name, n)` at the n-th call of
+# owner.name, `on(..., after=True)` when that call is done.
 DRIVER = """
 import functools, os, signal, sys
 from lipcert import cli, training

@@ -38,6 +38,8 @@ def run(
     """
     if not attack or "_target_" not in attack:
         raise ValueError("`attack=none` attacks nothing; name an attack, for instance attack=carlini_wagner_l2")
+    if eps is not None and "eps" not in attack:
+        raise ValueError(f"`eps`: this attack looks for the smallest distance and takes no radius, got {eps}; leave it out")
     directory = Path(run)
     config, network, dataset = load_run(directory, data_dir=data_dir, trust=trust)
     if not (directory / store.CERTIFICATES).exists():

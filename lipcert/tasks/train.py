@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from lipcert.datasets.split import Dataset
+from lipcert.layers import fold
 from lipcert.tasks import attack as attacks
 from lipcert.tasks import certify, fitting, record, store
 from lipcert.tasks.devices import check_trainer, is_first_node
@@ -86,9 +87,12 @@ def preflight(config: dict[str, Any]) -> None:
         )
     if schedule.early_stopping and not len(dataset.val):
         raise ValueError("`schedule.early_stopping` needs a validation set: give `dataset.val_size`")
-    build(config["certificate"])
+    certificate = build(config["certificate"])
     if config["attack"]:
         build(config["attack"])
+    if fitting.is_trained(network, schedule):  # what can't be certified is refused now, not after hours of training
+        with certify.exact_arithmetic():
+            certificate(fold(network.double().eval()), dataset.input_shape)
 
 
 def try_out(network: nn.Module, name: str, dataset: Dataset) -> None:
