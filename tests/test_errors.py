@@ -327,10 +327,11 @@ MINE = """
 import torch
 from torch import nn
 
-class Mine(nn.Sequential):
+class Mine(nn.Module):
     norm = "l2"
 
     def __init__(self, *, input_shape, num_classes, width=16, fails=""):
+        super().__init__()
         if fails == "to build":
             raise RuntimeError("no such width")
         if fails == "by a defect":
@@ -338,7 +339,13 @@ class Mine(nn.Sequential):
         side = input_shape[1] * (100 if fails == "on the images" else 1)
         answers = 3 if fails == "to answer" else num_classes
         width_in = input_shape[0] * side * input_shape[2]
-        super().__init__(nn.Flatten(), nn.Linear(width_in, width), nn.ReLU(), nn.Linear(width, answers))
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(width_in, width), nn.ReLU(), nn.Linear(width, answers))
+
+    def forward(self, x):
+        return self.layers(x)
+
+    def bound(self, signal, walk, name):
+        return walk(self.layers, signal, "layers")
 """
 
 

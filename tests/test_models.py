@@ -66,7 +66,8 @@ def test_the_resnet_is_a_resnet_20():
 def test_the_ablations_change_what_they_name():
     def kinds(**options):
         return {
-            type(m) for m in L2NNN(input_shape=(1, 8, 8), num_classes=3, channels=[2], depth=1, width=4, **options).modules()
+            type(m)
+            for m in L2NNN(input_shape=(1, 8, 8), num_classes=3, channels=[2], depth=1, width=4, **options).modules()
         }
 
     assert {NormPool2d, TwoSidedReLU} <= kinds()

@@ -14,8 +14,8 @@ from lipcert.models.headed import Headed
 
 class L2NNN(Headed):
     """Per entry of `channels`: conv K×K (stride 1, same), nonlinearity, 2×2 pooling. Then `depth` times a linear map to
-    `width` (null: 128, or as many as the image has pixels) and a nonlinearity. Then a head: `multi` has rows of norm 1 (each logit 1-Lipschitz by itself; gap/2),
-    single is one nonexpansive map of the vector (gap/√2).
+    `width` (null: 128, or as many as the image has pixels) and a nonlinearity. Then a head: `multi` has rows of norm 1
+    (each logit 1-Lipschitz by itself; gap/2), single is one nonexpansive map of the vector (gap/√2).
 
     Sizes itself from (C, H, W); ValueError where the pooling leaves nothing.
     """

@@ -39,7 +39,9 @@ def run(
     if not attack or "_target_" not in attack:
         raise ValueError("`attack=none` attacks nothing; name an attack, for instance attack=carlini_wagner_l2")
     if eps is not None and "eps" not in attack:
-        raise ValueError(f"`eps`: this attack looks for the smallest distance and takes no radius, got {eps}; leave it out")
+        raise ValueError(
+            f"`eps`: this attack looks for the smallest distance and takes no radius, got {eps}; leave it out"
+        )
     directory = Path(run)
     config, network, dataset = load_run(directory, data_dir=data_dir, trust=trust)
     if not (directory / store.CERTIFICATES).exists():
@@ -60,7 +62,7 @@ def attack_run(
     *,
     device: str = "cpu",
 ) -> None:
-    """Appends one row an image and eps to attacks.csv; CertificateBroken if an attack gets within a certified radius."""
+    """Appends a row an image and eps to attacks.csv; CertificateBroken if an attack gets within a certified radius."""
     attack = build(settings)
     exact = fold(network.double().eval()).to(device)
     path = directory / store.ATTACKS

@@ -1,0 +1,158 @@
+"""The console command: what it says of itself and how fast, the forms in which it can be called, and what it leaves."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from commandline import TINY, lipcert
+
+from lipcert import __version__, cli
+from lipcert.tasks.choices import keys, nearest_key, options
+
+GROUPS = ("attack", "certificate", "dataset", "experiment", "loss", "model", "optimizer", "schedule", "trainer")
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def python(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_answers_at_once_and_without_torch(flag):
+    code = f"import sys; from lipcert import cli; sys.argv = ['lipcert', '{flag}']; cli.main(); "
+    code += "assert not {'torch', 'hydra', 'numpy'} & sys.modules.keys()"
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        done = python(code)
+        seconds.append(time.perf_counter() - started)
+        assert done.returncode == 0, done.stderr
+    assert min(seconds) < 0.5
+    assert all(task in done.stdout for task in cli.TASKS) if flag == "--help" else __version__ in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["model=l2nn"], ["sed=1"], ["attack=null"]])
+def test_a_composition_needs_no_torch(arguments):
+    done = python(
+        f"import sys; from lipcert import cli; cli.run('train', {arguments}); assert 'torch' not in sys.modules"
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(Path().iterdir())
+
+
+def test_no_arguments_are_a_question(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["lipcert"])
+    cli.main()
+    assert "usage: lipcert TASK" in capsys.readouterr().out
+
+
+def test_help_lists_groups_options_and_ten_overrides(capsys):
+    told = lipcert(capsys, "train", "--help")
+    assert told.status == 0 and not told.err and "$" not in told.out.replace("$LIPCERT_DATA", "")
+    words = set(re.split(r"[\s,:=]+", told.out))
+    for group in GROUPS:
+        assert group in words
+        assert {name.rpartition("/")[2] for name in options(group)} <= words, group
+    newcomers = told.out.partition("newcomer needs:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(newcomers) == 10
+    assert {line.split("=")[0].strip() for line in newcomers} <= {*keys("train"), "experiment"}
+
+
+@pytest.mark.parametrize("task", ["certify", "attack", "compare"])
+def test_help_of_other_tasks_lists_what_they_take(task, capsys):
+    told = lipcert(capsys, task, "--help")
+    assert told.status == 0 and "${" not in told.out
+    taken = [
+        line.split("=")[0].strip() for line in told.out.partition("What it takes:\n")[2].split("\n") if "=" in line
+    ]
+    real = {*keys(task), "certificate", "attack.KEY"}
+    assert taken and set(taken) <= real
+    if task in ("certify", "attack"):
+        group = {"certify": "certificate", "attack": "attack"}[task]
+        assert all(name in told.out for name in options(group))
+
+
+def test_flags_may_stand_anywhere(capsys):
+    first = lipcert(capsys, "train", "--cfg", "job", "seed=3", "output_dir=x")
+    for arguments in (["seed=3", "output_dir=x", "--cfg=job"], ["seed=3", "-c", "job", "output_dir=x"]):
+        assert lipcert(capsys, "train", *arguments) == first
+    assert yaml.safe_load(first.out)["seed"] == 3
+
+
+def test_a_directory_of_ones_own_adds_options(capsys):
+    Path("myconf/model").mkdir(parents=True)
+    Path("myconf/model/mine.yaml").write_text("_target_: mypkg.Mine\n")
+    for arguments in (["--config-dir", "myconf", "model=mine"], ["model=mine", "--config-dir=myconf"]):
+        told = lipcert(capsys, "train", *arguments, "--cfg", "job", "--resolve")
+        assert yaml.safe_load(told.out)["model"]["_target_"] == "mypkg.Mine"
+    assert "mine" in lipcert(capsys, "train", "--help", "--config-dir", "myconf").out
+    told = lipcert(capsys, "train", "--config-dir", "myconf", "model=mina")
+    assert told.status == 2 and "did you mean `mine`?" in told.err
+
+
+def test_what_the_user_writes_wins_over_what_a_model_brings(capsys):
+    written = ("model=l2nnn", "loss=cross_entropy", "optimizer=sgd", "schedule=constant", "certificate=margin")
+    for arguments in (written, written[::-1]):
+        config = yaml.safe_load(lipcert(capsys, "train", *arguments, "--cfg", "job", "--resolve").out)
+        assert config["loss"]["_target_"].endswith("CrossEntropy") and config["optimizer"]["_target_"].endswith("SGD")
+        assert config["certificate"]["_target_"].endswith("Margin") and "lr" not in config["schedule"]
+
+
+def test_a_misspelt_key_is_compared_with_its_neighbours():
+    names = ["model", "model.channels", "model.depth", "optimizer.lr", "seed"]
+    assert nearest_key("model.chanels", names) == "; did you mean `model.channels`?"
+    assert nearest_key("optimizer.betas", names) == nearest_key("nothing.like.it", names) == ""
+    assert nearest_key("modle.channels", names) == "; did you mean `model.channels`?"
+
+
+def test_from_training_to_comparing(capsys):
+    """A sweep, a second certificate and a second attack of one of its jobs, and all forms of naming runs."""
+    swept = ("-m", "seed=1,2", "dataset.subset=100", "schedule.epochs=1", "attack.images=10", "output_dir=sweep")
+    told = lipcert(capsys, "train", *swept)
+    assert told.status == 0, told.err
+    assert "record: sweep/0" in told.out and "record: sweep/1" in told.out
+    run = Path("sweep/1")
+    assert {"config.yaml", "metrics.csv", "certificates.csv", "attacks.csv", "summary.json", "curves.png"} <= {
+        path.name for path in run.iterdir()
+    }
+    assert yaml.safe_load((run / "config.yaml").read_text())["seed"] == 2
+
+    before = json.loads((run / "summary.json").read_text())
+    assert lipcert(capsys, "certify", f"run={run}", "certificate=margin").status == 0
+    after = json.loads((run / "summary.json").read_text())
+    assert after["median_radius"] <= before["median_radius"] and after["clean_accuracy"] == before["clean_accuracy"]
+
+    rows = list(csv.DictReader((run / "attacks.csv").open()))
+    told = lipcert(capsys, "attack", f"run={run}", "attack=fgsm", "attack.images=10", "attack.eps=[0.1]")
+    assert told.status == 0, told.err
+    more = list(csv.DictReader((run / "attacks.csv").open()))
+    assert more[: len(rows)] == rows and len({row["attack"] for row in more}) == 2
+
+    for number, named in enumerate((["sweep/0", "sweep/1"], ["sweep"], ["sweep/*[0-9]"])):
+        told = lipcert(capsys, "compare", *named, f"output_dir=table{number}")
+        assert told.status == 0, told.err
+        assert {path.name for path in Path(f"table{number}").iterdir()} == {"compare.md", "compare.csv", "curves.png"}
+    tables = {Path(f"table{number}/compare.csv").read_text() for number in range(3)}
+    assert len(tables) == 1
+
+
+def test_runs_get_directories_of_their_own(capsys):
+    for _ in range(2):
+        assert lipcert(capsys, "train", *TINY).status == 0
+    runs = list(Path("outputs/train").iterdir())
+    assert len(runs) == 2 and all((run / "summary.json").exists() for run in runs)
+
+
+def test_where_a_certificate_is_made_is_checked_first(capsys):
+    assert lipcert(capsys, "train", *TINY, "output_dir=run").status == 0
+    assert lipcert(capsys, "certify", "run=run", "device=cpu", "batch_size=7").status == 0
