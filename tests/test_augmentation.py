@@ -59,7 +59,7 @@ def center_one(item, image, u):
         (CenterCrop(size=7), center_one),
         (CenterCrop(size=8), center_one),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 @pytest.mark.parametrize("shape", [(1, 12, 12), (3, 11, 14)])
 def test_a_batch_is_augmented_as_image_by_image(item, reference, shape):
