@@ -210,13 +210,8 @@ def tidy(sweep: Path) -> None:
 
 
 def free_directory(parent: Path) -> Path:
-    """PARENT/<now>, with a suffix if two runs start in one second."""
-    name = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    for suffix in range(1000):
-        path = parent / (f"{name}-{suffix}" if suffix else name)
-        if not path.exists():
-            return path
-    raise ValueError(f"`output_dir`: no free name below {parent}")
+    """PARENT/<now>, to the microsecond: a shell starts many runs in one second."""
+    return parent / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
 
 
 def explain(error: Exception, task: str, where: str = "") -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lipcert.contracts import AttackRow, CertificateRow
+from lipcert.contracts import AttackRow, CertificateBroken, CertificateRow
 from lipcert.reporting.curves import run_figure, save_png
 from lipcert.reporting.numbers import broken_certificates
 from lipcert.reporting.record import run_table, summary, write_json_atomic
@@ -22,18 +22,22 @@ from lipcert.tasks import store
 PACKAGES = ("lipcert", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "foolbox", "numpy")
 
 
-def write(directory: Path, finished: bool = True) -> None:
+def write(directory: Path, finished: bool | None = None) -> None:
     """Rewrites summary.json, curves.png and the run's TensorBoard entries from what lies in `directory`.
 
-    ValueError where an attack's distance lies within a certified radius: such a record is not written.
+    finished: whether the run is; None: as its record said before, so that certifying a run that was stopped in training
+    doesn't hide that it was. CertificateBroken where an attack's distance lies within a certified radius: such a record
+    is not written.
     """
+    if finished is None:
+        finished = bool(store.read_summary(directory).get("finished"))
     config = store.read_config(directory, trust=True)
     facts = json.loads((directory / store.CERTIFICATE).read_text())
     certificates = read_rows(directory / store.CERTIFICATES, CertificateRow)
     attacks = read_rows(directory / store.ATTACKS, AttackRow) if (directory / store.ATTACKS).exists() else []
     broken = broken_certificates(certificates, attacks, facts["norm"])
     if broken:
-        raise ValueError(
+        raise CertificateBroken(
             f"image {broken[0].index} in {directory / store.ATTACKS} lies within its certified radius; "
             f"{len(broken)} such rows: the certificate is wrong, or the files are of different networks"
         )

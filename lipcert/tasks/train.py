@@ -67,6 +67,9 @@ def preflight(config: dict[str, Any]) -> None:
     """Builds every part once before anything is written: what can't be built is an error that leaves no trace."""
     if any(not e >= 0 for e in config["eps"]):
         raise ValueError(f"`eps` must be at least 0, got {config['eps']}")
+    for part in ("dataset", "model", "loss", "optimizer", "schedule", "certificate"):
+        if "_target_" not in config[part]:
+            raise ValueError(f"`{part}._target_` must be given: it says what `{part}` is")
     settings = config["trainer"]
     check_call(check_trainer, settings, "trainer", called="conf/trainer")
     check_trainer(**settings)
@@ -137,5 +140,5 @@ def finish(directory: Path, config: dict[str, Any], trust: bool) -> None:
     certify.certify(directory, loaded, network, dataset, device=device)
     if config["attack"]:
         attacks.attack_run(directory, loaded, network, dataset, config["attack"], device=device)
-    record.write(directory)
+    record.write(directory, finished=True)
     record.show(directory)
