@@ -78,7 +78,9 @@ def run(task: str, arguments: list[str]) -> int:
     try:
         compose(task, statuses)
     except KeyboardInterrupt:
-        return fail("interrupted" + ("; `lipcert train resume=PATH` goes on" if task == "train" else ""), 130)
+        run = value_of("resume", overrides) or value_of("output_dir", overrides) or ""
+        begun = task == "train" and Path(run, "config.yaml").exists()
+        return fail("interrupted" + (f"; `lipcert train resume={run}` goes on" if begun else ""), 130)
     except SystemExit as end:  # --help
         return int(end.code or 0)
     except Exception as error:
