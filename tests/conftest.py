@@ -1,6 +1,9 @@
 """What all tests share."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of parallel tests would wait for one another
 
 import pytest
 import torch

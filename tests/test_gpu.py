@@ -1,0 +1,39 @@
+"""On a GPU: the same promises. None of these has run yet: no GPU was at hand when they were written."""
+
+import pytest
+import torch
+
+from lipcert import cli
+from lipcert.contracts import CertificateRow
+from lipcert.reporting.rows import read_rows
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_run_on_the_gpu(tmp_path, precision):
+    directory = tmp_path / "run"
+    arguments = ["trainer=gpu", f"trainer.precision={precision}", "schedule.epochs=20", f"output_dir={directory}"]
+    assert cli.run("train", arguments) == 0
+    there = read_rows(directory / "certificates.csv", CertificateRow)
+    assert sum(row.prediction == row.label for row in there) / len(there) > 0.8
+    assert cli.run("certify", [f"run={directory}", "device=cpu"]) == 0
+    here = read_rows(directory / "certificates.csv", CertificateRow)
+    for a, b in zip(there, here, strict=True):  # float64 on both, summed in another order
+        assert a.prediction == b.prediction and a.radius == pytest.approx(b.radius, abs=1e-9)
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd_l2", "pgd_linf", "carlini_wagner_l2"])
+def test_an_attack_on_the_gpu_breaks_no_certificate(tmp_path, attack):
+    directory = tmp_path / "run"
+    assert cli.run("train", ["trainer=gpu", "schedule.epochs=5", "attack=none", f"output_dir={directory}"]) == 0
+    steps = ["attack.steps=20"] if attack != "fgsm" else []
+    assert cli.run("attack", [f"run={directory}", f"attack={attack}", "attack.images=50", "device=cuda", *steps]) == 0
+
+
+@pytest.mark.parametrize("model", ["l2nnn_deep", "l2nnn_resnet", "convnet", "nearest_neighbour"])
+def test_every_architecture_on_the_gpu(tmp_path, model):
+    small = ["model.shared=2", "model.branch=2"] if model == "l2nnn_deep" else []
+    arguments = ["trainer=gpu", f"model={model}", "attack=none", f"output_dir={tmp_path / 'run'}", *small]
+    arguments += [] if model == "nearest_neighbour" else ["schedule.epochs=1"]
+    assert cli.run("train", arguments) == 0
