@@ -8,7 +8,7 @@ from torch import nn
 
 from lipcert.bounds import Walk, convolution_norm, image_signal, matrix_norm
 from lipcert.bounds.operator_norm import convolution_matrix, fft_norm
-from lipcert.layers import NonexpansiveLinear, TwoSidedReLU, fold
+from lipcert.layers import NonexpansiveLinear, NonexpansiveRNN, TwoSidedReLU, fold
 from lipcert.models.l2nnn import L2NNN
 from lipcert.models.l2nnn_deep import L2NNNDeep
 from lipcert.models.l2nnn_resnet import L2NNNResNet
@@ -98,6 +98,17 @@ def test_no_network_moves_faster_than_its_bound(name):
     y = torch.rand(64, 1, 8, 8, dtype=torch.float64)
     moved = (model(x) - model(y)).abs() / (x - y).flatten(1).norm(dim=1, keepdim=True)
     assert (moved <= lipschitz * (1 + 1e-12)).all()
+
+
+def test_rounding_of_a_recurrent_network_stays_within_its_bound(monkeypatch):
+    monkeypatch.setattr("lipcert.bounds.calculus.TOLERANCE", 1e-5)
+    single = fold(wild(NonexpansiveRNN(4, 6)))
+    double = fold(single).double()
+    signal = Walk()(double, image_signal((9, 4), unit=2.0**-24))
+    x = (torch.rand(100, 9, 4) * 255).round() / 256
+    gap = (single(x).double() - double(x.double())).flatten(1).norm(dim=1).max()
+    assert 0 < float(gap) <= signal.error
+    assert double(x.double()).flatten(1).norm(dim=1).max() <= signal.magnitude
 
 
 @pytest.mark.parametrize("name", MODELS)

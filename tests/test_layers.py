@@ -15,6 +15,7 @@ from lipcert.layers import (
     JoinBranches,
     NonexpansiveConv2d,
     NonexpansiveLinear,
+    NonexpansiveRNN,
     NonexpansiveRNNCell,
     NormPool2d,
     Replicate,
@@ -216,17 +217,24 @@ def test_a_merge_without_its_split_would_expand():
     assert torch.linalg.matrix_norm(jacobian(Residual(nn.Identity()).double(), (5,)), 2) <= 1 + 1e-12
 
 
-def test_the_recurrent_cell_unrolled_is_nonexpansive():
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_the_recurrent_cell_unrolled_is_nonexpansive(steps):
+    net = scatter(NonexpansiveRNN(3, 4))
+    norm = torch.linalg.matrix_norm(jacobian(net, (steps, 3)), 2)
+    assert norm <= 1 + 1e-12
+    assert norm <= Walk()(fold(net), image_signal((steps, 3))).lipschitz * (1 + 1e-12)
+    net.cell.linear.strict = 0.0
+    soft = Walk()(fold(net), image_signal((steps, 3))).lipschitz
+    assert torch.linalg.matrix_norm(jacobian(net, (steps, 3)), 2) <= soft * (1 + 1e-12) and soft > 1
+
+
+def test_the_state_of_a_recurrent_cell_counts_too():
     cell = scatter(NonexpansiveRNNCell(3, 4))
 
-    def unrolled(x):  # (1, T·3 + 8) -> every output and the last state
-        h, outputs = x[:, -8:], []
-        for t in range(5):
-            y, h = cell(x[:, 3 * t : 3 * t + 3], h)
-            outputs.append(y)
-        return torch.cat([*outputs, h], 1)
+    def step(joined):
+        return torch.cat(cell(joined[:, :3], joined[:, 3:]), 1)
 
-    assert torch.linalg.matrix_norm(jacobian(unrolled, (23,)), 2) <= 1 + 1e-12
+    assert torch.linalg.matrix_norm(jacobian(step, (11,)), 2) <= 1 + 1e-12
 
 
 def test_batch_mean_subtraction_keeps_to_its_running_mean():

@@ -17,6 +17,7 @@ from lipcert.layers.normalisation import SubtractMean as SubtractMean
 from lipcert.layers.pooling import GlobalNormPool2d as GlobalNormPool2d
 from lipcert.layers.pooling import NormPool2d as NormPool2d
 from lipcert.layers.pooling import pooling as pooling
+from lipcert.layers.recurrent import NonexpansiveRNN as NonexpansiveRNN
 from lipcert.layers.recurrent import NonexpansiveRNNCell as NonexpansiveRNNCell
 from lipcert.layers.residual import ConvexResidual as ConvexResidual
 from lipcert.layers.residual import Residual as Residual

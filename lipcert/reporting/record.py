@@ -49,6 +49,7 @@ KEYS: dict[str, str] = {
     "lipschitz_bound": "proved bound on how far the logits move per unit of the image's movement, used by the radii",
     "lipschitz_by_construction": "the same bound as construction gives it, before the layers' norms are measured",
     "enlargement": "factor by which measuring the layers' norms enlarged every radius",
+    "gram_slack": "the part of that factor by which b(W) overestimates the matrices' norms; the rest is the tiling's",
     "layers": "the layers of the bound, in order, each with its own numbers",
     "robust_accuracy": "{attack: {eps: fraction of the attacked images that stay rightly classified}}",
     "attacked_images": "{attack: number of test images it was run on}",
@@ -84,7 +85,8 @@ def summary(
         record[part] = chosen.get("_target_") if isinstance(chosen, Mapping) else chosen
     if certificate_rows:
         record |= _certified(certificate_rows, norm, eps.get(norm, ()), report)
-    record |= {key: report.get(key) for key in ("lipschitz_bound", "lipschitz_by_construction", "enlargement")}
+    bounds = ("lipschitz_bound", "lipschitz_by_construction", "enlargement", "gram_slack")
+    record |= {key: report.get(key) for key in bounds}
     record["layers"] = report.get("layers", [])
     record["robust_accuracy"], record["attacked_images"], record["median_distance"] = {}, {}, {}
     for attack, tried in numbers.attacks(attack_rows):

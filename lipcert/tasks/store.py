@@ -15,6 +15,7 @@ from lipcert.tasks.settings import build, check, check_trusted
 CONFIG, CHECKPOINT, METRICS = "config.yaml", "checkpoints/last.ckpt", "metrics.csv"
 CERTIFICATES, CERTIFICATE, ATTACKS = "certificates.csv", "certificate.json", "attacks.csv"
 SUMMARY, CURVES, ATTACK_SECONDS = "summary.json", "curves.png", "attack_seconds.json"
+LABEL_NOISE = "label_noise.csv"
 COUNTEREXAMPLES = "counterexamples"
 KEYS = {"seed", "eps", "dataset", "model", "loss", "optimizer", "schedule", "certificate", "attack", "trainer"}
 
@@ -30,6 +31,15 @@ def create(directory: Path, config: dict[str, Any]) -> None:
         write_atomic(directory / CONFIG, yaml.safe_dump(config, sort_keys=False))
     except OSError as error:
         raise ValueError(f"`output_dir`: {directory} cannot be written ({error.strerror or error})") from None
+
+
+def keep_label_noise(directory: Path, dataset: Any) -> None:
+    """Writes label_noise.csv where training labels were replaced: index in the training set, label before and after."""
+    noise = dataset.label_noise
+    if len(noise.indices):
+        rows = zip(*(column.tolist() for column in noise), strict=True)
+        text = "".join(f"{index},{before},{after}\n" for index, before, after in rows)
+        write_atomic(directory / LABEL_NOISE, "index,before,after\n" + text)
 
 
 def read_config(directory: Path, key: str = "run", trust: bool = False) -> dict[str, Any]:

@@ -136,6 +136,7 @@ def finish(directory: Path, config: dict[str, Any], trust: bool) -> None:
     if not is_first_node(config["trainer"]["num_nodes"]):
         return
     loaded, network, dataset = certify.load_run(directory, trust=trust)
+    store.keep_label_noise(directory, dataset)
     device = "cuda" if check_trainer(**config["trainer"]) == "gpu" else "cpu"
     certify.certify(directory, loaded, network, dataset, device=device)
     if config["attack"]:
