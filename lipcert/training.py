@@ -152,7 +152,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class TrainingProgress(L.Callback):
-    """One bar over all steps, with the last epoch's numbers beside it."""
+    """One bar over all steps."""
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # Several ranks' stderr is kept for their errors. Where nobody looks on, a bar is noise.

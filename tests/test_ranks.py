@@ -85,12 +85,18 @@ def test_early_stopping_stops_all_ranks(tmp_path):
 
 def test_a_diverging_rank_is_one_line(tmp_path):
     done = elsewhere(
-        "train", *RUN, *TWO, "model=convnet", "model.channels=[4,4]", "optimizer.lr=1e30", "output_dir=run"
+        "train",
+        *RUN,
+        *TWO,
+        "model=convnet",
+        "model.channels=[4,4]",
+        "optimizer.lr=1e30",
+        f"output_dir={tmp_path / 'run'}",
     )
     assert done.returncode == 2
     assert done.stderr.startswith("lipcert: the loss is ") and done.stderr.count("\n") == 1
-    assert not left_running(Path("run"))
-    assert not Path("run/ranks.log").exists() and not Path("run/failure.txt").exists()
+    assert not left_running(tmp_path / "run")
+    assert [path.name for path in Path("run").iterdir()] == ["config.yaml"]
 
 
 def test_a_rank_that_crashes_leaves_its_last_words(tmp_path):

@@ -328,7 +328,7 @@ def test_unfinished_and_damaged_runs_are_named(tmp_path):
     written(tmp_path / "0", configuration())
     written(tmp_path / "1", configuration(), finished=False)
     (written(tmp_path / "2", configuration()) / "summary.json").unlink()
-    with pytest.raises(ValueError, match=r"/1, .*/2: `lipcert certify run=") as error:
+    with pytest.raises(ValueError, match=r"/1, .*/2: `lipcert train resume=") as error:
         find_runs([tmp_path])
     assert "\n" not in str(error.value)
     assert [run.path.name for run in find_runs([tmp_path], skip_unfinished=True)] == ["0"]

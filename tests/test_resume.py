@@ -101,7 +101,7 @@ def epochs(run: Path) -> list[dict[str, str]]:
 
 def summary(run: Path) -> dict:
     content = json.loads((run / "summary.json").read_text())
-    return {key: value for key, value in content.items() if "seconds" not in key}
+    return {key: value for key, value in content.items() if key not in ("seconds", "git_commit")}
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:

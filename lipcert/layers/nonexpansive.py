@@ -182,6 +182,9 @@ class NonexpansiveConv2d(nn.Conv2d, _Constrained):
         gram: str = "smaller",
         divide: bool = True,
     ):
+        if min(in_channels, out_channels, kernel_size, stride) < 1:
+            given = (in_channels, out_channels, kernel_size, stride)
+            raise ValueError(f"a convolution needs channels, kernel and stride of at least 1, got {given}")
         self.geometry = (kernel_size, stride, padding)
         super().__init__(in_channels, out_channels, *self.geometry, groups=groups, bias=bias)
         self.gram, self.strict, self.divide = gram, 1.0, divide

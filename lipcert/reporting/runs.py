@@ -106,7 +106,7 @@ def _summary(path: Path) -> dict[str, Any]:
 
 def _unfinished_message(paths: Sequence[Path]) -> str:
     return (
-        f"no finished summary.json in {', '.join(map(str, paths))}: `lipcert certify run={paths[0]}` writes it, "
+        f"no finished summary.json in {', '.join(map(str, paths))}: "
         f"`lipcert train resume={paths[0]}` goes on where it was interrupted"
     )
 

@@ -18,6 +18,7 @@ from lipcert.reporting.rows import append_rows, read_rows
 from lipcert.tasks import record, store
 from lipcert.tasks.attacking import attack_images
 from lipcert.tasks.certify import exact_arithmetic, load_run
+from lipcert.tasks.devices import check_device
 from lipcert.tasks.settings import build
 
 
@@ -36,6 +37,7 @@ def run(
 
     Rows that are there already are kept: stopped and started again, it goes on.
     """
+    check_device(device)
     if not attack or "_target_" not in attack:
         raise ValueError("`attack=none` attacks nothing; name an attack, for instance attack=carlini_wagner_l2")
     if eps is not None and "eps" not in attack:

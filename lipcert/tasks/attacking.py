@@ -88,7 +88,9 @@ def attack_images(
         hold_against_certificate(index, judged, name)
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, *times, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task(attack.label, total=count * len(radii))
         for eps in radii:
             progress.update(bar, description=attack.label if eps is None else f"{attack.label} at {eps:g}")

@@ -95,7 +95,8 @@ def certify_images(
     """One row an image of `test`, in its order. ValueError where the certificate was bound to a network elsewhere."""
     index = 0
     loader = batches(test, batch_size, device=device)
-    for x, y in track(loader, "certify", len(loader), console=Console(stderr=True)):
+    console = Console(stderr=True)
+    for x, y in track(loader, "certify", len(loader), console=console, disable=not console.is_terminal):
         verdict = bound.judge(exact(x), y)
         columns = (y, verdict.prediction, verdict.margin, verdict.radius)
         for label, prediction, margin, radius in zip(*(c.tolist() for c in columns), strict=True):

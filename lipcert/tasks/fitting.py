@@ -127,7 +127,7 @@ def fit_here(directory: Path, config: dict[str, Any]) -> None:
         num_nodes=settings["num_nodes"],
     )
     if hasattr(model, "memorise"):
-        model.memorise(dataset.train.images, dataset.train.labels)
+        model.memorise(dataset.train.pixels(), dataset.train.labels)
     if not is_trained(model, schedule):
         if trainer.is_global_zero:
             save_untrained(path, module, config)

@@ -1,0 +1,226 @@
+"""Files that were spoilt, or are somebody else's, are named in one line, and nothing of theirs is run."""
+
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from commandline import TINY, refused
+from PIL import Image
+
+from lipcert import cli
+from lipcert.tasks.settings import is_ours
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("trained") / "run"
+    assert cli.run("train", [*TINY, f"output_dir={directory}"]) == 0
+    return directory
+
+
+@pytest.fixture
+def run(trained) -> Path:
+    """An unfinished run of one's own to spoil: trained, not recorded."""
+    shutil.copytree(trained, "run")
+    Path("run/summary.json").unlink()
+    return Path("run")
+
+
+def test_a_spoilt_batch_size_of_certification(run, capsys):
+    assert "`batch_size` must be at least 1, got 0" in refused(capsys, "certify", f"run={run}", "batch_size=0")
+
+
+def test_an_unfinished_run_is_not_compared(run, trained, capsys):
+    assert "no finished summary.json in run" in refused(capsys, "compare", run, trained)
+
+
+def spoil(name):
+    def register(change):
+        SPOILS[name] = change
+        return change
+
+    return register
+
+
+SPOILS: dict = {}  # what happens to a checkpoint: name -> change(path)
+
+
+@spoil("missing")
+def _(path):
+    path.unlink()
+
+
+@spoil("cut short")
+def _(path):
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+@spoil("empty")
+def _(path):
+    path.write_bytes(b"")
+
+
+@spoil("not a checkpoint at all")
+def _(path):
+    path.write_bytes(b"\x89PNG\r\n" * 100)
+
+
+@spoil("somebody else's")
+def _(path):
+    torch.save({"state_dict": torch.nn.Linear(1, 1).state_dict()}, path)
+
+
+@spoil("code")
+def _(path):
+    torch.save(torch.nn.Linear(1, 1), path)
+
+
+@spoil("of another network")
+def _(path):
+    content = torch.load(path, weights_only=True)
+    content["state_dict"] = {f"{key}.x": value for key, value in content["state_dict"].items()}
+    torch.save(content, path)
+
+
+@spoil("diverged")
+def _(path):
+    content = torch.load(path, weights_only=True)
+    content["state_dict"] = {k: v * torch.nan if v.is_floating_point() else v for k, v in content["state_dict"].items()}
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize("how", SPOILS)
+@pytest.mark.parametrize("task", ["certify", "attack"])
+def test_a_spoilt_checkpoint(how, task, run, capsys):
+    SPOILS[how](run / "checkpoints/last.ckpt")
+    line = refused(capsys, task, f"run={run}")
+    assert "checkpoint" in line
+
+
+@pytest.mark.parametrize("how", ["cut short", "empty", "not a checkpoint at all", "somebody else's", "code"])
+def test_a_spoilt_checkpoint_is_not_resumed(how, run, capsys):
+    SPOILS[how](run / "checkpoints/last.ckpt")
+    assert "run/checkpoints/last.ckpt" in refused(capsys, "train", f"resume={run}")
+
+
+def test_a_checkpoint_of_another_run_is_not_resumed(run, capsys):
+    path = run / "checkpoints/last.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["config"]["seed"] = 17
+    torch.save(content, path)
+    assert "is of another run than its config.yaml: they differ in `seed`" in refused(capsys, "train", f"resume={run}")
+
+
+FOREIGN = [
+    "os.system",
+    "builtins.print",
+    "lipcert.cli.os.system",  # begins like ours, and leads elsewhere
+    "lipcert.models.l2nnn.nn.functional.relu",
+    "lipcert.tasks.fitting.subprocess.run",
+    "lipcert.reporting.files.write_atomic",  # ours, but not a part: it writes where it is told to
+    "torch.nn.modules.module.warnings.warn",
+    "torch.optim.lr_scheduler.LambdaLR",
+    "torch.nn.init.ones_",
+    "torch.load",
+]
+
+
+@pytest.mark.parametrize("target", FOREIGN)
+def test_a_target_from_a_file_must_be_a_part_of_ours(target):
+    assert not is_ours(target)
+
+
+def test_our_own_targets_are_ours():
+    conf = Path(__import__("lipcert.conf").conf.__path__[0])
+    loaded = [yaml.safe_load(path.read_text()) for path in conf.rglob("*.yaml")]
+    targets = {node["_target_"] for node in loaded if "_target_" in node}
+    assert targets and all(map(is_ours, targets))
+    assert is_ours("torch.optim.AdamW") and is_ours("torch.nn.Linear")
+
+
+@pytest.mark.parametrize("task", ["certify", "attack", "train"])
+def test_a_file_that_names_foreign_code(task, run, capsys):
+    """In config.yaml or in the checkpoint; and hidden from a look at the targets, in an interpolation."""
+    address = f"{'resume' if task == 'train' else 'run'}={run}"
+    path = run / "checkpoints/last.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["config"]["model"]["_target_"] = "mypkg.Mine"
+    torch.save(content, path)
+    line = refused(capsys, task, address)
+    assert "last.ckpt names `_target_: mypkg.Mine`" in line and "say trust=true" in line
+    line = refused(capsys, task, address, "trust=true")
+    assert ("mypkg.Mine can't be imported" in line) if task != "train" else "they differ in `model`" in line
+
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    hidden = "${oc.create:{_target_: os.mkdir, path: pwned}}"
+    for key, value in {"_target_": "mypkg.data", "augment": hidden}.items():
+        spoilt = config | {"dataset": config["dataset"] | {key: value}}
+        (run / "config.yaml").write_text(yaml.safe_dump(spoilt))
+        assert "config.yaml" in (line := refused(capsys, task, address)) and "say trust=true" in line
+
+
+def test_a_spoilt_config_is_no_run(run, capsys):
+    for text in (b"", b":::\n - [", b"\xff\xfe\x00", b"model: {}"):
+        (run / "config.yaml").write_bytes(text)
+        assert "`run`: run is not a run's directory" in refused(capsys, "certify", f"run={run}")
+        assert "`resume`: run is not a run's directory" in refused(capsys, "train", f"resume={run}")
+
+
+def test_a_corrupt_idx_file(capsys):
+    raw = Path("MNIST/raw")
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, 20, 28, 28) + bytes(100))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, 20) + bytes(20))
+    line = refused(capsys, "train", "dataset=mnist", "data_dir=.")
+    assert "MNIST/raw/train-images-idx3-ubyte is corrupt" in line
+
+
+def arrays(**changes: np.ndarray) -> dict[str, np.ndarray]:
+    x, y = np.zeros((20, 8, 8), np.uint8), np.arange(20) % 2
+    return {"x_train": x, "y_train": y, "x_test": x, "y_test": y, **changes}
+
+
+NPZ = [
+    ({"x_train": np.full((20, 8, 8), np.nan)}, "own.npz: x_train has NaN or infinite values"),
+    ({"x_test": np.full((20, 8, 8), 2.0)}, "own.npz: x_test has floats from 2 to 2"),
+    ({"x_train": np.zeros((0, 8, 8), np.uint8), "y_train": np.zeros(0, int)}, "own.npz: x_train is empty"),
+    ({"y_train": np.full(20, -1)}, "npz: the training set has labels from -1"),
+    ({"y_train": np.zeros(19, int)}, "there are 20 images but 19 labels"),
+]
+
+
+@pytest.mark.parametrize(("changes", "line"), NPZ)
+def test_arrays_that_can_not_be_learnt_from(changes, line, capsys):
+    np.savez("own.npz", **arrays(**changes))
+    assert line in refused(capsys, "train", "dataset=npz", "dataset.path=own.npz")
+
+
+def test_labels_out_of_range(capsys):
+    np.savez("own.npz", **arrays())
+    line = refused(capsys, "train", "dataset=npz", "dataset.path=own.npz", "dataset.num_classes=1")
+    assert "labels from 0 to 1, but 1 classes" in line
+
+
+def test_a_corrupt_archive_and_a_corrupt_image(capsys):
+    Path("own.npz").write_bytes(b"PK\x03\x04 no archive")
+    assert "own.npz is not a readable .npz archive" in refused(capsys, "train", "dataset=npz", "dataset.path=own.npz")
+    for part in ("train", "test"):
+        for label in ("a", "b"):
+            folder = Path("images", part, label)
+            folder.mkdir(parents=True)
+            for i in range(4):
+                Image.fromarray(np.full((8, 8), 16 * i, np.uint8)).save(folder / f"{i}.png")
+    broken = Path("images/train/b/2.png")
+    broken.write_bytes(broken.read_bytes()[:50])
+    line = refused(capsys, "train", "dataset=image_folder", "dataset.path=images")
+    assert "images/train/b/2.png" in line
