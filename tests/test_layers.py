@@ -103,12 +103,15 @@ def test_no_convolution_expands_and_every_bound_is_one(kernel, stride, padding, 
     assert norm <= float(undivided.claim().max()) * (1 + 1e-12)
 
 
-def test_the_tiling_norm_is_attained():
-    """The ceiling and the root matter: tiles of 3×3 at stride 2 copy an entry four times, so their norm is 2."""
-    copy = nn.Unfold(3, stride=2, padding=1)
-    assert torch.linalg.matrix_norm(jacobian(copy, (1, 8, 8)), 2) == pytest.approx(2.0)
-    assert NonexpansiveConv2d(1, 1, 3, 2, 1).tiling_norm() == 2.0
-    assert NonexpansiveConv2d(1, 1, 1, 2).tiling_norm() == 1.0
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+def test_the_tiling_norm_is_attained(kernel, stride):
+    """A kernel that only copies its tile (b(W) = 1) has the norm of the tiling: less than ⌈K/S⌉ is no bound."""
+    layer = NonexpansiveConv2d(1, kernel**2, kernel, stride, bias=False).double()
+    layer.weight.data = torch.eye(kernel**2, dtype=torch.float64).view_as(layer.weight)
+    norm = torch.linalg.matrix_norm(jacobian(layer, (1, 4 * kernel, 4 * kernel)), 2)
+    assert norm == pytest.approx(1.0, abs=1e-12)
+    assert layer.tiling_norm() == math.ceil(kernel / stride)
 
 
 @pytest.mark.parametrize("shape", [(3, 8), (8, 3), (1, 5), (5, 1), (2, 4, 4), (3, 2, 7)])
