@@ -140,6 +140,20 @@ def test_the_last_layer_needs_one():
         LastLayer()(nn.Sequential(nn.Flatten(), nn.Linear(2, 2)).double(), PLANE)
 
 
+class Louder(Headed):
+    """What `features`, `head` and the inherited `bound` say of it is not what it answers."""
+
+    def forward(self, x):
+        return 3 * super().forward(x)
+
+
+@pytest.mark.parametrize("certificate", [Margin(), LastLayer()], ids=["margin", "last_layer"])
+def test_what_a_parent_computes_is_not_certified(certificate):
+    model = Louder(nn.Flatten(), nn.Linear(2, 3)).double().eval().requires_grad_(False)
+    with pytest.raises(ValueError, match="needs its own `bound`|not what this model answers"):
+        certificate(model, PLANE)
+
+
 def test_an_ordinary_network_gets_a_small_but_true_radius():
     model = ConvNet(input_shape=(1, 8, 8), num_classes=4, channels=[4], hidden=16).double().eval()
     x = torch.rand(20, 1, 8, 8, dtype=torch.float64)

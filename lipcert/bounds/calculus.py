@@ -34,6 +34,11 @@ class Walk:
     def __call__(self, module: nn.Module, signal: Signal, name: str = "") -> Signal:
         own: Any = getattr(module, "bound", None)
         if own is not None:
+            order = type(module).__mro__
+            forward, bound = (next(i for i, c in enumerate(order) if m in vars(c)) for m in ("forward", "bound"))
+            if forward < bound:  # inherited: a rule of what the parent computes
+                kind = type(module).__name__
+                raise ValueError(f"`{name or 'model'}`: {kind} has a `forward` of its own, so it needs its own `bound`")
             return own(signal, self, name)
         rule = RULES.get(type(module))  # the very type: a subclass may compute something else
         if rule is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lipcert.bounds import Walk, image_signal
 from lipcert.bounds.operator_norm import matrix_norm
@@ -16,7 +18,7 @@ class LastLayer:
     """Radius min_i (y_t − y_i) / (L·‖w_t − w_i‖₂), L the bound of all before the last linear layer with rows w.
 
     Never smaller than the margin certificate's, as ‖w_t − w_i‖ ≤ ‖w_t‖ + ‖w_i‖ (Tsuzuku et al., NeurIPS 2018, Prop. 2).
-    ValueError where the classifier is not `head(features(x))` with a linear head.
+    ValueError where the classifier is not `head(features(x))` with a linear head; that, and nothing else, is judged.
     """
 
     kind = Kind.PROOF
@@ -27,6 +29,16 @@ class LastLayer:
             raise ValueError(
                 "`certificate=last_layer` needs a shared trunk and one last linear layer; this model has "
                 "none: use `certificate=margin`"
+            )
+
+        def logits_of(x: Tensor) -> Tensor:
+            return head(features(x))
+
+        probe = torch.linspace(0, 1, 2 * math.prod(shape), dtype=torch.float64).view(2, *shape)
+        if not torch.equal(model(probe), logits_of(probe)):
+            raise ValueError(
+                "`certificate=last_layer` certifies head(features(x)), but that is not what this model answers: "
+                "use `certificate=margin`"
             )
         walk = Walk()
         trunk = walk(features, image_signal(shape), "features")
@@ -40,4 +52,4 @@ class LastLayer:
         difference = matrix_norm((rows[:, None] - rows[None]).unsqueeze(-2))  # (K, K) norms of 1 × D matrices
         pairs = difference * trunk.lipschitz * (1 + 4e-16)
         report = bound_report(trunk.lipschitz, torch.as_tensor(claimed), walk.rows[:-1])
-        return BoundCertificate(self.kind, Norm.L2, pairwise_judge(model, pairs, logits.error), report)
+        return BoundCertificate(self.kind, Norm.L2, pairwise_judge(logits_of, pairs, logits.error), report)

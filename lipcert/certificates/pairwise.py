@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipcert.contracts import Verdict
 
 
-def pairwise_judge(model: nn.Module, pairs: Tensor, error: float) -> Callable[[Tensor, Tensor], Verdict]:
+def pairwise_judge(
+    model: Callable[[Tensor], Tensor], pairs: Tensor, error: float
+) -> Callable[[Tensor, Tensor], Verdict]:
     """Verdicts from a (K, K) matrix of pairwise Lipschitz constants and the l2 rounding error of the logits.
 
     Each logit is off by at most `error`, so a margin shrinks by 2·error; the two operations on it round down. An image
