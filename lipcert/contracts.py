@@ -7,7 +7,7 @@ nothing heavy, so that reading results needs no torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -47,8 +47,11 @@ class Classifier(Protocol):
 
     Normalisation by mean and std is its first layer and is counted in its bound, so that every eps and radius is in
     pixel units. `norm` is the norm it is certified in. Built as `Model(input_shape=(C, H, W), num_classes=K, ...)`.
-    If its logits are `head(features(x))` with a linear `head`, naming the two so gives it the `last_layer` certificate.
-    A classifier without gradient training takes its training set by `memorise(images, labels)`.
+    If its logits are `head(features(x))`, naming the two so gives it the `interval` certificate, and `last_layer` where
+    `head` is linear. `unit`, where it has one, is how far a logit may move while the image moves by 1 (l_inf-distance
+    nets: 1/std): losses that aim at a radius in pixels multiply by it. To be trained by interval propagation it offers
+    `enclosure(x, eps)` = (z, low, high, rest): its logits are head(rest(z)), and low ≤ z ≤ high stands for all images
+    within eps of x. A classifier without gradient training takes its training set by `memorise(images, labels)`.
     """
 
     norm: str
@@ -68,25 +71,29 @@ class Loss(Protocol):
 class Verdict(NamedTuple):
     """What a certificate says of a batch: `prediction` (B,), `margin` (B,) and `radius` (B,), radius 0 if wrong.
 
-    `margin` is signed: the label's logit minus the largest other one.
+    `margin` is signed: the label's logit minus the largest other one. A certificate that looks at each image by itself
+    adds the radius that a Lipschitz bound of the whole network proves of it, `lipschitz_radius` ≤ `radius`.
     """
 
     prediction: Tensor
     margin: Tensor
     radius: Tensor
+    lipschitz_radius: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class BoundCertificate:
     """A certificate bound to one network: its constants are computed, it only has to look at images.
 
-    `judge(x, labels)` is a Verdict in x's precision; `report` holds the Lipschitz bound and a row a layer.
+    `judge(x, labels)` is a Verdict in x's precision; `report` holds the Lipschitz bound and a row a layer. `pairs`
+    (K, K), of a certificate that rests on such a bound, is how far y_t − y_i moves at most while the image moves by 1.
     """
 
     kind: Kind
     norm: Norm
     judge: Callable[[Tensor, Tensor], Verdict]
     report: dict[str, Any] = field(default_factory=dict)
+    pairs: Tensor | None = None
 
 
 class Certificate(Protocol):
@@ -127,6 +134,7 @@ class CertificateRow(NamedTuple):
     margin: float
     radius: float
     kind: str
+    lipschitz_radius: float | None = None  # where `radius` is not itself from the network's Lipschitz bound
 
 
 class AttackRow(NamedTuple):
@@ -148,11 +156,13 @@ class Signal:
 
     shape      of one image's activation. A branched signal has its branches first: (K, ...) or (K·C, H, W).
     lipschitz  how far it moves, per unit of movement of the image: one number, or one a branch, shape (K,).
-    magnitude  its l2 norm is at most this, for any image in [0, 1].
-    error      what was computed in floating point differs from it by at most this, in l2 (a branch by itself).
+    magnitude  its norm is at most this, for any image in [0, 1].
+    error      what was computed in floating point differs from it by at most this in norm (a branch by itself).
     unit       unit roundoff of the evaluation: 2⁻⁵³ for float64, 2⁻²⁴ for float32.
+    norm       of all these lengths, the image's included.
 
-    A layer's rule `bound(signal, walk, name)` returns the signal after it.
+    A layer's rule `bound(signal, walk, name)` returns the signal after it. It is asked only for the norms that the
+    layer's `norms` (of a network: `norm`) names; l2 where there is neither.
     """
 
     shape: tuple[int, ...]
@@ -160,6 +170,7 @@ class Signal:
     magnitude: float
     error: float
     unit: float
+    norm: Norm = Norm.L2
 
     def rounding(self, operations: int) -> float:
         """γ_n = n·u/(1 − n·u): the relative error of n roundings in a row (Higham, *Accuracy and Stability*, §3.1)."""
@@ -175,9 +186,15 @@ class Signal:
         local: float = 0.0,
     ) -> Signal:
         """The signal behind a map that is `gain`-Lipschitz, sends 0 to something of norm `offset`, and rounds each
-        entry `roundings` times relative to its own size (0: exact), plus a `local` absolute error.
+        entry `roundings` times relative to its own size (0: exact), plus a `local` absolute error in norm.
         """
         widest = float(gain) if isinstance(gain, float | int) else float(gain.max())
         magnitude = widest * self.magnitude + offset
         error = widest * self.error + self.rounding(roundings) * (magnitude + widest * self.error) + local
-        return Signal(self.shape if shape is None else shape, self.lipschitz * gain, magnitude, error, self.unit)
+        return replace(
+            self,
+            shape=self.shape if shape is None else shape,
+            lipschitz=self.lipschitz * gain,
+            magnitude=magnitude,
+            error=error,
+        )

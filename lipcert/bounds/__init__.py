@@ -2,5 +2,7 @@
 
 from lipcert.bounds.calculus import Walk as Walk
 from lipcert.bounds.calculus import image_signal as image_signal
+from lipcert.bounds.intervals import propagate as propagate
+from lipcert.bounds.intervals import worst_margins as worst_margins
 from lipcert.bounds.operator_norm import convolution_norm as convolution_norm
 from lipcert.bounds.operator_norm import matrix_norm as matrix_norm

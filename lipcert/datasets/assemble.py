@@ -30,7 +30,9 @@ class Options:
     label_noise: the fraction of training labels replaced by uniformly random ones, which may be the true ones.
     crop: a side: training crops at random, everything else from the centre; None: the whole image.
     augment: what training does to a batch, in order. eps: the radii to report, in pixels of [0, 1].
-    radius, epochs, batch_size: what losses and schedules take from here if they don't say otherwise.
+    radius, eps_linf, eps_train, mean, std, epochs, batch_size: what models, losses, attacks and schedules take from
+    here if they don't say otherwise: an l2 radius to train for, l_inf radii to report, an l_inf radius to train for,
+    the pixels' mean a channel and one std for all.
     workers: kept for whoever iterates.
     """
 
@@ -43,6 +45,10 @@ class Options:
     augment: Sequence[Augmentation] | None = ()
     eps: Sequence[float] | None = ()
     radius: float | None = None
+    eps_linf: Sequence[float] | None = ()
+    eps_train: float | None = None
+    mean: Sequence[float] | None = None
+    std: float | None = None
     epochs: int | None = None
     batch_size: int | None = None
     workers: int = 0
@@ -57,10 +63,13 @@ class Options:
             value = getattr(self, key)
             if value is not None:
                 _check(key, value, int, "a positive integer or null", lambda v: v > 0)
-        if self.radius is not None:
-            _check("radius", self.radius, (int, float), "a positive radius or null", lambda v: 0 < v < math.inf)
-        for radius in self.eps or ():
-            _check("eps", radius, (int, float), "radii from 0", lambda v: 0 <= v < math.inf)
+        for key in ("radius", "eps_train", "std"):
+            value = getattr(self, key)
+            if value is not None:
+                _check(key, value, (int, float), "a positive number or null", lambda v: 0 < v < math.inf)
+        for key in ("eps", "eps_linf"):
+            for radius in getattr(self, key) or ():
+                _check(key, radius, (int, float), "radii from 0", lambda v: 0 <= v < math.inf)
         for item in self.augment or ():
             if not isinstance(item, Augmentation):
                 raise ValueError(f"`dataset.augment` must list lipcert.datasets.augmentation's, got {item!r}")

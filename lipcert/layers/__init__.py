@@ -5,6 +5,10 @@ from lipcert.layers.branches import FlattenBranches as FlattenBranches
 from lipcert.layers.branches import JoinBranches as JoinBranches
 from lipcert.layers.branches import PlainBranchLinear as PlainBranchLinear
 from lipcert.layers.branches import Replicate as Replicate
+from lipcert.layers.distance import DistanceConv2d as DistanceConv2d
+from lipcert.layers.distance import DistanceLinear as DistanceLinear
+from lipcert.layers.distance import Negate as Negate
+from lipcert.layers.distance import ScaledLinear as ScaledLinear
 from lipcert.layers.folding import fold as fold
 from lipcert.layers.initialisation import pass_on as pass_on
 from lipcert.layers.nonexpansive import NonexpansiveConv2d as NonexpansiveConv2d

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from lipcert.contracts import Norm
+
 
 class Headed(nn.Module):
     """`features` (everything shared) and `head` (the last layer), named so for the last-layer certificate."""
 
-    norm = "l2"
+    norm = Norm.L2
+    norms = (Norm.L2, Norm.LINF)  # it only passes on
 
     def __init__(self, features: nn.Module, head: nn.Module):
         super().__init__()

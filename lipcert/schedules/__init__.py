@@ -2,6 +2,7 @@
 
 from lipcert.schedules.ramps import Constant as Constant
 from lipcert.schedules.ramps import Cosine as Cosine
+from lipcert.schedules.ramps import Exponential as Exponential
 from lipcert.schedules.ramps import Linear as Linear
 from lipcert.schedules.ramps import Milestones as Milestones
 from lipcert.schedules.ramps import Step as Step

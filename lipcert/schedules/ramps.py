@@ -58,6 +58,7 @@ class Linear(Ramp):
 
 class Cosine(Ramp):
     """1 falling to `end` along half a cosine, after a linear `warmup` (a fraction of training); `start` scales both.
+    Until the fraction `hold` of training it does not fall.
 
     `restart_at` (a fraction) begins a second such fall from `restart_value`: the strict phase of a soft-to-strict run.
     """
@@ -68,11 +69,14 @@ class Cosine(Ramp):
         start: float = 1.0,
         end: float = 0.0,
         warmup: float = 0.0,
+        hold: float = 0.0,
         restart_at: float | None = None,
         restart_value: float = 1.0,
     ):
         super().__init__(drives)
-        self.start, self.end, self.warmup = start, end, warmup
+        if not 0 <= warmup <= 1 or not 0 <= hold <= 1:
+            raise ValueError(f"`schedule...warmup` and `hold` are fractions of training, got {warmup} and {hold}")
+        self.start, self.end, self.warmup, self.hold = start, end, warmup, max(hold, warmup)
         self.restart_at, self.restart_value = restart_at, restart_value
 
     def __call__(self, epoch: float, epochs: float) -> float:
@@ -83,10 +87,34 @@ class Cosine(Ramp):
             t /= self.restart_at
         if t < self.warmup:
             return self.start * t / self.warmup
-        return self._fall((t - self.warmup) / max(1 - self.warmup, 1e-9), self.start)
+        return self._fall(max(t - self.hold, 0.0) / max(1 - self.hold, 1e-9), self.start)
 
     def _fall(self, t: float, start: float) -> float:
         return self.end + (start - self.end) * 0.5 * (1 + math.cos(math.pi * min(1.0, t)))
+
+
+class Exponential(Ramp):
+    """`start` until the fraction `begin` of training, then growing (or falling) by a constant factor a step to `end` at
+    the fraction `finish`, and `after` (null: `end`) from then on: the p of l_inf-distance nets, 8 → 1000, then inf."""
+
+    def __init__(
+        self, drives: str, start: float, end: float, begin: float = 0.0, finish: float = 1.0, after: float | None = None
+    ):
+        super().__init__(drives)
+        if not (start > 0 and end > 0):
+            raise ValueError(f"`schedule...start` and `schedule...end` must be positive, got {start} and {end}")
+        if not 0 <= begin <= finish <= 1:
+            raise ValueError(f"`schedule...begin` and `finish` are fractions of training, got {begin} and {finish}")
+        self.start, self.end, self.begin, self.finish = start, end, begin, finish
+        self.after = end if after is None else after
+
+    def __call__(self, epoch: float, epochs: float) -> float:
+        done = epoch / epochs if epochs else 1.0
+        if done < self.begin:
+            return self.start
+        if done >= self.finish:
+            return self.after
+        return self.start * (self.end / self.start) ** ((done - self.begin) / (self.finish - self.begin))
 
 
 class Milestones(Ramp):

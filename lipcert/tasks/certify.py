@@ -98,9 +98,11 @@ def certify_images(
     console = Console(stderr=True)
     for x, y in track(loader, "certify", len(loader), console=console, disable=not console.is_terminal):
         verdict = bound.judge(exact(x), y)
-        columns = (y, verdict.prediction, verdict.margin, verdict.radius)
-        for label, prediction, margin, radius in zip(*(c.tolist() for c in columns), strict=True):
-            yield CertificateRow(index, label, prediction, margin, radius, bound.kind.value)
+        columns = [column.tolist() for column in (y, verdict.prediction, verdict.margin, verdict.radius)]
+        plain = verdict.lipschitz_radius
+        columns += [[bound.kind.value] * len(y), [None] * len(y) if plain is None else plain.tolist()]
+        for row in zip(*columns, strict=True):
+            yield CertificateRow(index, *row)
             index += 1
 
 

@@ -94,6 +94,7 @@ def preflight(config: dict[str, Any]) -> None:
     if config["attack"]:
         build(config["attack"])
     if fitting.is_trained(network, schedule):  # what can't be certified is refused now, not after hours of training
+        schedule.apply(schedule.epochs, model=network)
         with certify.exact_arithmetic():
             certificate(fold(network.double().eval()), dataset.input_shape)
 

@@ -1,0 +1,59 @@
+"""l_inf-distance net with a perceptron for a head, proved by interval propagation (Zhang et al., ICML 2021, §5.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.contracts import Norm
+from lipcert.layers import ScaledLinear, Standardise
+from lipcert.models.headed import Headed
+from lipcert.models.linf_dist import default_depth, distance_layers
+
+
+class DistanceTrunk(Headed):
+    """logits = FC(tanh(FC(trunk(x)))), the trunk of distance layers, behind which a ball of eps pixels is one of
+    eps·`unit`, unit = 1/std."""
+
+    norm = Norm.LINF
+
+    def __init__(self, trunk: nn.Module, width: int, hidden: int, num_classes: int, std: float):
+        perceptron = nn.Sequential(ScaledLinear(width, hidden), nn.Tanh())
+        super().__init__(nn.Sequential(trunk, perceptron), ScaledLinear(hidden, num_classes))
+        self.features: nn.Sequential
+        self.unit = 1 / std
+
+    def enclosure(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, nn.Module]:
+        """The trunk's value at x, a box around it, and what follows before the head. The box holds every image within
+        eps of x at p = inf; in training at a finite p it only stands for that one."""
+        trunk, perceptron = self.features
+        z = trunk(x)
+        return z, z - eps * self.unit, z + eps * self.unit, perceptron
+
+
+class LinfDistMLP(DistanceTrunk):
+    """`depth` distance layers of `width` neurons, FC to `hidden`, tanh, FC to the classes, both NTK-scaled.
+
+    `depth` null: 4 for images up to 28×28, 5 for larger ones, as in the paper (where `width` is 5120).
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: Sequence[int],
+        num_classes: int,
+        depth: int | None = None,
+        width: int = 1024,
+        hidden: int = 512,
+        identity: bool = True,
+        mean: Sequence[float] = (0.0,),
+        std: float = 1.0,
+    ):
+        depth = default_depth(input_shape) - 1 if depth is None else depth
+        if depth < 1:
+            raise ValueError(f"`model.depth` must be at least 1, got {depth}")
+        layers = distance_layers(torch.Size(input_shape).numel(), [width] * depth, identity)
+        trunk = nn.Sequential(Standardise(mean, [std]), nn.Flatten(), *layers)
+        super().__init__(trunk, width, hidden, num_classes, std)
