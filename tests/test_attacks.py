@@ -415,11 +415,12 @@ def test_every_attack_of_the_configuration_builds():
     from hydra.utils import instantiate
 
     ConfigStore.instance().store(
-        name="attacks_only", node={"defaults": [{"attack": "none"}, "_self_"], "eps": [0.1], "seed": 3}
+        name="attacks_only",
+        node={"defaults": [{"attack": "none"}, "_self_"], "eps": [0.1], "seed": 3},
     )
     with initialize_config_module("lipcert.conf", version_base="1.3"):
         assert not compose("attacks_only").get("attack")
-        for name in ("fgsm", "pgd_l2", "pgd_linf", "carlini_wagner_l2"):
+        for name in ("fgsm", "pgd_l2", "pgd_linf", "pgd_linf-20", "carlini_wagner_l2"):
             config = compose("attacks_only", overrides=[f"attack={name}", "attack.images=7"])
             attack = instantiate(config.attack, _convert_="all")
             assert attack.images == 7 and isinstance(attack.norm, Norm)

@@ -18,7 +18,10 @@ def _in_an_empty_directory(tmp_path, monkeypatch):
 
 # What is written on the command line: (overrides, what the line must say).
 WRITTEN = [
-    ("model=l2nn", "`model=l2nn`: there is no such option; did you mean `l2nnn`? (choices: convnet, l2nnn, "),
+    (
+        "model=l2nn",
+        "`model=l2nn`: there is no such option; did you mean `l2nnn`? (choices: convnet, ibp_convnet, l2nnn, ",
+    ),
     ("dataset=mnst", "did you mean `mnist`? (choices: cifar10, cifar100, digits"),
     ("experiment=l2nnn/table1_model33", "`experiment=l2nnn/table1_model33`: there is no such option; did you mean"),
     ("attack=null", "`attack=null`: a group needs one of its options; did you mean `none`? (choices: "),

@@ -36,7 +36,7 @@ class LinfDist(Headed):
         input_shape: Sequence[int],
         num_classes: int,
         depth: int | None = None,
-        width: int = 1024,
+        width: int = 512,
         identity: bool = True,
         mean: Sequence[float] = (0.0,),
         std: float = 1.0,

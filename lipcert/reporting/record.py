@@ -193,3 +193,5 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield key.replace("_", " ").replace("lipschitz", "Lipschitz"), f"{summary[key]:.6g}"
     for stage, seconds in summary["seconds"].items():
         yield f"seconds to {stage}", f"{seconds:.1f}"
+    if "test_images" in summary:
+        yield "milliseconds to certify an image", f"{1000 * summary['seconds']['certify'] / summary['test_images']:.3g}"

@@ -95,10 +95,20 @@ class Cosine(Ramp):
 
 class Exponential(Ramp):
     """`start` until the fraction `begin` of training, then growing (or falling) by a constant factor a step to `end` at
-    the fraction `finish`, and `after` (null: `end`) from then on: the p of l_inf-distance nets, 8 → 1000, then inf."""
+    the fraction `finish`, and `after` (null: `end`) from then on: the p of l_inf-distance nets, 8 → 1000, then inf.
+
+    `even` rounds to even numbers, which distances are two to three times faster for.
+    """
 
     def __init__(
-        self, drives: str, start: float, end: float, begin: float = 0.0, finish: float = 1.0, after: float | None = None
+        self,
+        drives: str,
+        start: float,
+        end: float,
+        begin: float = 0.0,
+        finish: float = 1.0,
+        after: float | None = None,
+        even: bool = False,
     ):
         super().__init__(drives)
         if not (start > 0 and end > 0):
@@ -106,7 +116,7 @@ class Exponential(Ramp):
         if not 0 <= begin <= finish <= 1:
             raise ValueError(f"`schedule...begin` and `finish` are fractions of training, got {begin} and {finish}")
         self.start, self.end, self.begin, self.finish = start, end, begin, finish
-        self.after = end if after is None else after
+        self.after, self.even = end if after is None else after, even
 
     def __call__(self, epoch: float, epochs: float) -> float:
         done = epoch / epochs if epochs else 1.0
@@ -114,7 +124,8 @@ class Exponential(Ramp):
             return self.start
         if done >= self.finish:
             return self.after
-        return self.start * (self.end / self.start) ** ((done - self.begin) / (self.finish - self.begin))
+        value = self.start * (self.end / self.start) ** ((done - self.begin) / (self.finish - self.begin))
+        return 2.0 * round(value / 2) if self.even else value
 
 
 class Milestones(Ramp):

@@ -1,4 +1,4 @@
-/* What the library offers, once per instruction set and type. All matrices are dense, row by row: x (B, n), w (m, n). */
+/* What the library offers, per instruction set and type. Matrices lie row by row: x (B, n), w (m, n), 1 <= n < 2^27. */
 
 #ifndef LIPCERT_KERNELS_H
 #define LIPCERT_KERNELS_H

@@ -38,13 +38,29 @@ typedef V unaligned __attribute__((aligned(sizeof(REAL)), may_alias));
 #define LANES ((long)(sizeof(V) / sizeof(REAL)))
 #define INLINE static inline __attribute__((always_inline))
 
+#if BITS == 512 && PRECISION == 32
+#define INTRINSIC(name) _mm512_##name##_ps
+#define COMPARE _mm512_cmp_ps_mask
+#elif BITS == 512
+#define INTRINSIC(name) _mm512_##name##_pd
+#define COMPARE _mm512_cmp_pd_mask
+#elif BITS == 256 && PRECISION == 32
+#define INTRINSIC(name) _mm256_##name##_ps
+#elif BITS == 256
+#define INTRINSIC(name) _mm256_##name##_pd
+#endif
+
 /* `count` numbers, followed by zeros. */
 INLINE V load(const REAL *from, long count) {
     if (count >= LANES)
         return *(const unaligned *)from;
+#if BITS == 512
+    return INTRINSIC(maskz_loadu)((1u << count) - 1, from);
+#else
     V v = {0};
     memcpy(&v, from, count * sizeof(REAL));
     return v;
+#endif
 }
 
 INLINE void store(REAL *to, V v, long count) {
@@ -63,56 +79,26 @@ INLINE V with_sign(V a, V b) {
     return (V)(((I)a & MAGNITUDE) | ((I)b & ~MAGNITUDE));
 }
 
-#if BITS == 512 && PRECISION == 32
-#define INTRINSIC(name) _mm512_##name##_ps
-#define COMPARE _mm512_cmp_ps_mask
-#elif BITS == 512
-#define INTRINSIC(name) _mm512_##name##_pd
-#define COMPARE _mm512_cmp_pd_mask
-#elif BITS == 256 && PRECISION == 32
-#define INTRINSIC(name) _mm256_##name##_ps
-#elif BITS == 256
-#define INTRINSIC(name) _mm256_##name##_pd
-#endif
-
+INLINE V maximum(V a, V b) {
 #if BITS > 128
-
-INLINE V maximum(V a, V b) {
     return INTRINSIC(max)(a, b);
-}
-
-INLINE V minimum(V a, V b) {
-    return INTRINSIC(min)(a, b);
-}
-
 #else
-
-INLINE V choose(I mask, V yes, V no) {
-    return (V)((mask & (I)yes) | (~mask & (I)no));
-}
-
-INLINE V maximum(V a, V b) {
-    return choose(a > b, a, b);
-}
-
-INLINE V minimum(V a, V b) {
-    return choose(a < b, a, b);
-}
-
+    I larger = a > b;
+    return (V)((larger & (I)a) | (~larger & (I)b));
 #endif
+}
 
-/* Nonzero if any lane of a is at least `limit`. */
+/* A bit for each lane of a that is at least `limit`. */
 INLINE unsigned reaches(V a, REAL limit) {
 #if BITS == 512
     return COMPARE(a, INTRINSIC(set1)(limit), _CMP_GE_OQ);
 #elif BITS == 256
     return INTRINSIC(movemask)(INTRINSIC(cmp)(a, INTRINSIC(set1)(limit), _CMP_GE_OQ));
 #else
-    I mask = a >= limit;
-    INTEGER any = 0;
+    unsigned bits = 0;
     for (long l = 0; l < LANES; l++)
-        any |= mask[l];
-    return any != 0;
+        bits |= (unsigned)(a[l] >= limit) << l;
+    return bits;
 #endif
 }
 
@@ -147,7 +133,7 @@ INLINE REAL sum_of_lanes(V v) {
 #endif
 }
 
-/* Products below 1e-38 take an exception each, unless they are flushed to 0; returns what `unflush` restores. */
+/* Products below 1e-38 cost an exception each unless flushed to 0; returns what `unflush` restores. */
 INLINE unsigned flush(void) {
 #ifdef __SSE__
     unsigned before = __builtin_ia32_stmxcsr();

@@ -1,4 +1,4 @@
-/* p = inf besides the distances: their gradient, and their range over a box. */
+/* The gradient for p = inf. */
 
 enum { ROWS = 16 };
 
@@ -9,13 +9,17 @@ struct scatter {
     long B, m, n;
 };
 
+static long scatter_tasks(const struct scatter *s) {
+    return (s->gx ? (s->B + ROWS - 1) / ROWS : 0) + (s->gw ? (s->m + ROWS - 1) / ROWS : 0);
+}
+
 /* ROWS rows of gx or, behind those, of gw: each is written by one thread, in one order. */
 static void scatter(const void *arguments, long i) {
     const struct scatter *s = arguments;
     const long n = s->n, of_x = s->gx ? (s->B + ROWS - 1) / ROWS : 0;
     const int to_x = i < of_x;
     const long start = ROWS * (to_x ? i : i - of_x), rows = to_x ? s->B : s->m;
-    const long end = start + ROWS < rows ? start + ROWS : rows;
+    const long end = least_of(start + ROWS, rows);
     memset((to_x ? s->gx : s->gw) + start * n, 0, (end - start) * n * sizeof(REAL));
     for (long b = to_x ? start : 0; b < (to_x ? end : s->B); b++)
         for (long j = to_x ? 0 : start; j < (to_x ? s->m : end); j++) {
@@ -27,17 +31,4 @@ static void scatter(const void *arguments, long i) {
             else
                 s->gw[j * n + k] -= t;
         }
-}
-
-struct box {
-    const REAL *low, *high, *w;
-    REAL *lower, *upper;
-    long B, m, n;
-};
-
-enum { BI = 2, BJ = 2 };
-
-/* Takes in `count` columns from k: above and below are x - w at the two ends of the box. */
-INLINE void accumulate_bounds(V (*total)[BJ][BI], const REAL *const *low, const REAL *const *high,
-                              const REAL *const *w, long k, long count) {
 }
