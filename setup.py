@@ -12,7 +12,7 @@ setup(
             "lipcert.kernels._cpu",
             sources=sorted(glob(f"{CSRC}/*.c")),
             depends=sorted(glob(f"{CSRC}/*.h")),
-            extra_compile_args=["-O3", "-fno-math-errno", "-fvisibility=hidden", "-Wno-psabi"],
+            extra_compile_args=["-O3", "-fno-math-errno", "-fvisibility=hidden", "-Wno-psabi", "-g0"],
             optional=True,
         )
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -140,6 +141,10 @@ def complete(task: str, flags: list[str], overrides: list[str]) -> list[str]:
         if others or is_sweep(flags):
             extra = (others or ["-m"])[0]
             raise ValueError(f"`resume` takes all else from the run's own config.yaml: leave out {extra}")
+    if is_sweep(flags):
+        # Hydra composes a sweep once without what is swept over, where a key of a part that it names is none yet; a job
+        # that has no such key says so itself.
+        overrides = [f"++{o}" if re.match(r"[\w]+\.[^@=]*=", o) else o for o in overrides]
     output_dir = value_of("output_dir", overrides)
     if output_dir is None and (task in ("train", "compare") or is_sweep(flags)):
         return [*overrides, f"output_dir={free_directory(Path('outputs') / task)}"]

@@ -40,8 +40,7 @@ lipcert compare "$OUT/table2"
 
 # Table 3, what each part is for, CIFAR-10 8/255; row E is table 1's. Net: 28.21 8.42 7.02, 55.63 35.28 32.56,
 # 56.15 35.96 32.71, 53.64 32.12 29.01; with perceptron: 37.68 28.72 27.76, 37.61 30.99 29.71, 48.97 36.21 35.02,
-# 45.34 33.48 32.49. In an hour on a CPU: add dataset=mnist model.width=256 schedule.epochs=20 (and loss.eps=0.35 to the
-# rows with perceptron).
+# 45.34 33.48 32.49. In an hour on a CPU: add dataset=mnist model.width=256 schedule.epochs=20.
 lipcert train -m experiment="$(rows linf_dist/table3_{a,b,c,d}_{net,net_mlp})" data_dir="$DATA" output_dir="$OUT/table3"
 lipcert compare "$OUT"/table1/table1_cifar10_net "$OUT"/table1/table1_cifar10_net_mlp "$OUT/table3"
 

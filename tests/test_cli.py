@@ -151,3 +151,16 @@ def test_runs_get_directories_of_their_own(capsys):
         assert lipcert(capsys, "train", *TINY).status == 0
     runs = list(Path("outputs/train").iterdir())
     assert len(runs) == 2 and all((run / "summary.json").exists() for run in runs)
+
+
+def test_a_sweep_may_set_keys_of_the_parts_that_it_sweeps_over(capsys, tmp_path, monkeypatch):
+    """Hydra looks at a sweep's other overrides before any of its jobs, when `model` is still the default one."""
+    monkeypatch.chdir(tmp_path)
+    swept = ("-m", "model=linf_dist,linf_dist_mlp", "model.width=8", "schedule.p.even=true", *TINY)
+    assert lipcert(capsys, "train", *swept, "output_dir=sweep").status == 0
+    for job in ("0", "1"):
+        assert yaml.safe_load(Path("sweep", job, "config.yaml").read_text())["schedule"]["p"]["even"] is True
+    told = lipcert(capsys, "train", "-m", "model=linf_dist,convnet", "schedule.p.evn=true", *TINY, "output_dir=typo")
+    assert told.status == 2
+    assert "job 0: `schedule.p.evn` is not a key of Exponential; did you mean `even`?" in told.err
+    assert not list(Path("typo").glob("*/config.yaml"))

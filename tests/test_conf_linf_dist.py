@@ -281,10 +281,10 @@ def test_the_baselines_are_trained_by_interval_propagation_for_as_long(name):
     assert (kind(config["model"]), kind(config["dataset"])) == ("IBPConvNet", data(name))
     assert config["dataset"]["val_size"] == 0
     assert (schedule.epochs, schedule.batch_size) == (total, 512)
-    values = [schedule.values(epoch) for epoch in (0, total / 4, total / 2, 3 * total / 4, total)]
-    assert [v["eps"] for v in values] == pytest.approx([0, eps / 2, eps, eps, eps])
-    assert [v["kappa"] for v in values] == [1, 0.75, 0.5, 0.5, 0.5]
-    assert [v["lr"] for v in values] == pytest.approx([1, 1, 1, 0.5, 0])
+    values = [schedule.values(epoch) for epoch in (0, total / 20, 11 * total / 40, total / 2, 3 * total / 4, total)]
+    assert [v["eps"] for v in values] == pytest.approx([1e-6, 1e-6, math.sqrt(1e-6 * eps), eps, eps, eps])
+    assert [v["kappa"] for v in values] == pytest.approx([1, 0.95, 0.725, 0.5, 0.5, 0.5])
+    assert [v["lr"] for v in values] == pytest.approx([1, 1, 1, 1, 0.5, 0])
     assert type(optimizer) is torch.optim.Adam and optimizer.param_groups[0]["initial_lr"] == 5e-4
     assert (loss.eps, loss.kappa) == (pytest.approx(eps), 0.5)
 

@@ -191,3 +191,8 @@ def test_in_a_process_of_its_own():
     assert done.returncode == 2 and not done.stdout
     assert done.stderr == "lipcert: `optimizer`: torch.optim.Adam refuses this (Invalid learning rate: -1)\n"
     assert not list(Path().iterdir())
+
+
+def test_what_can_not_be_certified_in_the_end_is_not_trained(capsys):
+    line = refused(capsys, "train", *TINY, "model=linf_dist", "model.width=8", "schedule.p.after=1000")
+    assert "is at p = 1000" in line and "only p = inf is certified" in line

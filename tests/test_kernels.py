@@ -164,13 +164,15 @@ def test_what_is_no_number_does_not_hide(level, p, bad):
 
 @pytest.mark.parametrize("p", PS)
 def test_threads_change_nothing(level, p):
+    if level == "reference":
+        pytest.skip("torch's own sums may differ")
     x, w = data((33, 70, 300))
     grad, threads, results = torch.randn(33, 70), torch.get_num_threads(), []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
         results.append(gradients(x, w, p, grad))
     torch.set_num_threads(threads)
-    for result in results[1:] if level != "reference" else ():
+    for result in results[1:]:
         assert all(map(torch.equal, result, results[0]))
 
 

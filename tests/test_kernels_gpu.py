@@ -21,7 +21,7 @@ WITH_TRITON = pytest.mark.skipif(not find_spec("triton"), reason="triton is not 
 POWERS = [1.0, 1.5, 2.0, 8.0, 9.3, 16.0, 33.0, 256.0, 1000.0, math.inf]
 KERNELS = [8.0, 33.0, 256.0, math.inf]  # a power of each kind
 SMALL = (5, 7, 11)
-SHAPES = [(1, 1, 1), (2, 3, 70), (33, 34, 3), (34, 33, 3)] + [(130, 10, 5120), (300, 513, 77)] * (not INTERPRETED)
+SHAPES = [(1, 1, 1), (2, 3, 70), (33, 34, 2), (8, 2, 5)] + [(130, 10, 5120), (300, 513, 77)] * (not INTERPRETED)
 
 
 @WITH_TRITON
@@ -29,7 +29,7 @@ def test_in_the_interpreter():
     command = [sys.executable, "-m", "pytest", __file__, "-m", "gpu", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     numpy_says = ["-W", "ignore::RuntimeWarning"]  # of infinities that the kernels know how to deal with
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    run = subprocess.run(command + numpy_says, env=environment, capture_output=True, text=True, timeout=200)
+    run = subprocess.run(command + numpy_says, env=environment, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stdout + run.stderr
     assert " passed" in run.stdout
 

@@ -174,3 +174,14 @@ def test_the_environment_of_a_cluster_does_not_make_ranks(tmp_path):
 def test_the_cores_are_enough():
     """The control of the skip above: two ranks may be asked for here."""
     assert check_trainer(accelerator="cpu", devices=2, num_nodes=1, precision="32-true") == "cpu"
+
+
+def test_two_ranks_subtract_one_mean():
+    """l_inf-distance nets subtract the mean of the whole batch, whichever rank has its images; p stays where sums are
+    smooth: at the end a rounding could decide which of two differences is the largest."""
+    run = (*RUN, "model=linf_dist", "model.width=16", "schedule.p.finish=1.0", "certificate=margin")
+    for name, ranks in (("one", ()), ("two", TWO)):
+        done = elsewhere("train", *run, *ranks, f"output_dir={name}")
+        assert done.returncode == 0, done.stderr
+    agree(Path("one"), Path("two"))
+    assert any("running_mean" in key for key in weights(Path("one")))

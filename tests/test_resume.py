@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commandline import TINY, lipcert, refused, snapshot
+from commandline import TINY, elsewhere, lipcert, refused, snapshot
 
 from lipcert import training
 
@@ -78,6 +78,21 @@ def test_a_killed_run_ends_like_a_whole_one(moment, whole, tmp_path):
     done = drive("", "resume=run", cwd=tmp_path)
     assert done.returncode == 0 and not done.stderr.startswith("lipcert:"), done.stderr
     same(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["linf_dist", "linf_dist_mlp"])
+def test_what_a_schedule_drives_is_resumed_too(model, tmp_path):
+    """p grows, the decay follows it, and the running means are those of every step."""
+    run = (*RUN, f"model={model}", "model.width=16", "output_dir=run")
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    for folder, code in zip(folders, ("", "on(training.Training, 'training_step', 6)"), strict=True):
+        folder.mkdir()
+        assert drive(code, *run, cwd=folder).returncode == (-9 if code else 0)
+    early = elsewhere("certify", "run=run", cwd=folders[1])
+    assert early.returncode == 2 and "only p = inf is certified" in early.stderr
+    assert drive("", "resume=run", cwd=folders[1]).returncode == 0
+    same(folders[1] / "run", folders[0] / "run")
 
 
 def same(run: Path, whole: Path) -> None:

@@ -45,7 +45,7 @@ class LinfDistMLP(DistanceTrunk):
         input_shape: Sequence[int],
         num_classes: int,
         depth: int | None = None,
-        width: int = 1024,
+        width: int = 512,
         hidden: int = 512,
         identity: bool = True,
         mean: Sequence[float] = (0.0,),

@@ -9,7 +9,8 @@ class Ramp:
     """What a schedule is made of. `drives` says where its value goes:
 
     "optimizer.lr" (or another key of the parameter groups): a factor of the configured value;
-    "loss.NAME": the attribute NAME of the loss; "model.NAME": the attribute NAME of every layer that has it.
+    "loss.NAME": the attribute NAME of the loss;
+    "model.NAME": the attribute NAME of every layer that has it, torch's own excepted.
     """
 
     def __init__(self, drives: str):

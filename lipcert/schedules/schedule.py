@@ -39,7 +39,8 @@ class Schedule:
                         raise ValueError(f"`schedule.{name}` drives optimizer.{ramp.name}, which this one has not")
                     group[ramp.name] = value * group.setdefault(f"initial_{ramp.name}", group[ramp.name])
                 continue
-            owners = [loss] if ramp.owner == "loss" else list(model.modules())
+            own = (m for m in model.modules() if not type(m).__module__.startswith("torch."))  # Dropout too has a `p`
+            owners = [loss] if ramp.owner == "loss" else list(own)
             if ramp.owner == "loss" and loss is None:
                 continue
             driven = [owner for owner in owners if hasattr(owner, ramp.name)]
