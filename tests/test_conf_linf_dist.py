@@ -161,7 +161,7 @@ def test_no_row_is_missing():
 def test_a_row_is_a_short_delta_that_says_what_it_is(name):
     lines = (LINF_DIST / f"{name}.yaml").read_text().splitlines()
     comments = [line for line in lines if line.startswith("# ")][1:]
-    assert len(lines) - len(comments) <= 20
+    assert len(lines) - len(comments) <= (25 if name in SHARED else 20)
     assert lines[0] == "# @package _global_"  # Hydra reads it from nowhere but the first line
     assert lines[1].startswith("# Shared: " if name in SHARED else ("# Table ", "# ICLR 2022"))
     assert max(map(len, lines)) <= 120
@@ -283,7 +283,6 @@ def test_the_baselines_are_trained_by_interval_propagation_for_as_long(name):
     assert (schedule.epochs, schedule.batch_size) == (total, 512)
     values = [schedule.values(epoch) for epoch in (0, total / 20, 11 * total / 40, total / 2, 3 * total / 4, total)]
     assert [v["eps"] for v in values] == pytest.approx([1e-6, 1e-6, math.sqrt(1e-6 * eps), eps, eps, eps])
-    assert [v["kappa"] for v in values] == pytest.approx([1, 0.95, 0.725, 0.5, 0.5, 0.5])
     assert [v["lr"] for v in values] == pytest.approx([1, 1, 1, 1, 0.5, 0])
     assert type(optimizer) is torch.optim.Adam and optimizer.param_groups[0]["initial_lr"] == 5e-4
     assert (loss.eps, loss.kappa) == (pytest.approx(eps), 0.5)
@@ -344,8 +343,7 @@ def test_ablations_fit_another_data_set_and_a_small_machine(kind_of_net, letter)
     assert changes(plain["dataset"], small["dataset"]) == {"val_size": 0}
     assert small["eps"] == small["attack"]["eps"] == plain["dataset"]["eps_linf"] == [0.1, 0.3]
     assert (small["model"]["mean"], small["model"]["std"]) == PIXELS["mnist"]
-    if kind_of_net == "net":
-        assert 2 * small["loss"]["eps"] == 0.9
+    assert small["loss"]["eps"] == (0.45 if kind_of_net == "net" else 0.35)
     _, _, _, schedule = built(small)
     assert schedule.values(2.5)["lr"] == 1 > schedule.values(2.6)["lr"]
     assert schedule.values(18.8)["p"] == math.inf

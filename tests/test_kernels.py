@@ -162,10 +162,9 @@ def test_what_is_no_number_does_not_hide(level, p, bad):
         assert not gx.isfinite().all(1).any() and not gw.isfinite().all(1).any()
 
 
+@pytest.mark.parametrize("level", LEVELS[1:], indirect=True)
 @pytest.mark.parametrize("p", PS)
 def test_threads_change_nothing(level, p):
-    if level == "reference":
-        pytest.skip("torch's own sums may differ")
     x, w = data((33, 70, 300))
     grad, threads, results = torch.randn(33, 70), torch.get_num_threads(), []
     for count in (1, 2, 3):
@@ -197,6 +196,13 @@ def test_bounds_of_what_is_no_number(level, where):
     for bound in linf_bounds(*args):
         lines = bound.isnan() if where < 2 else bound.isnan().T
         assert lines[1].all() and not lines[::2].any()
+
+
+def test_there_is_no_second_derivative(level):
+    x, w = data((3, 4, 5))
+    (gx,) = torch.autograd.grad(lp_distance(x, w, 8).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad(gx.sum(), x)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch looks at it

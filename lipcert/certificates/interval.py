@@ -56,7 +56,8 @@ class Interval:
                 eps = torch.minimum(low[todo] + step[todo], (low[todo] + high[todo]) / 2)
                 ahead = prove(x[todo], labels[todo], eps)
                 proved = ahead > 0
-                low[todo] = torch.where(proved, (eps + ahead).clamp(max=1), low[todo])
+                reached = ((eps + ahead) * (1 - 2 * unit)).clamp(max=1)  # the sum and the product, rounded down
+                low[todo] = torch.where(proved, torch.maximum(reached, low[todo]), low[todo])
                 high[todo] = torch.where(proved, high[todo], (eps + ahead).clamp_min(low[todo]))
                 step[todo] = torch.where(
                     proved, (4 * torch.maximum(ahead, step[todo])).clamp_min(self.tolerance), step[todo] / 2

@@ -1,4 +1,5 @@
-"""The Triton kernels, for CUDA: float32, and p = ∞ in float64. Float64 with a finite p goes to the reference.
+"""The Triton kernels, for CUDA: float32, and p = ∞ in float64. Float64 with a finite p goes to the reference. Triton 3.3
+or newer is needed, for its tuples.
 
 No tensor core computes these sums: the bound is the issue of instructions, one a clock and lane, 33 T/s on an H200 (132
 SMs × 128 lanes × 1.98 GHz), of which the SFU takes 4.2 T/s. The 6×5120 CIFAR net at batch 512 has 62 G pairs of
@@ -23,8 +24,8 @@ Meanwhile 0.2 to 0.3 bytes a coordinate come from the second cache: 2 to 4 ms a 
    From p = 9 on only r near 1 matters: log2 r is a polynomial in 1 - r, fitted where rᵖ > 2⁻¹⁴, and `ex2` alone is left
    to the SFU. With `lg2` there too, three passes would take 89 ms.
 4. From p = 128 on nearly all terms are below resolution, but hardly a tile has none above. A weight, however, matters
-   to 32 samples only if it is far from their range. This test takes 0.8 instructions forward and 2.2 backward, and keeps
-   7 % of the weights at p = 128 and 2 % at p = 1000 if weights and inputs are Gaussian and equally wide, about 1 % if
+   to 32 samples only if it is far from their range. This test takes 0.8 instructions forward and 2.2 backward and keeps
+   7 % of the weights at p = 128, 2 % at p = 1000, if weights and inputs are Gaussian and equally wide, and about 1 % if
    weights are twice as wide. Were all kept, it would be three to four times slower than 3.
 
 The shape alone decides upon tiles, not a stopwatch, so that a run repeats its numbers but for the order of atomics.
@@ -388,7 +389,7 @@ def _near_slopes(
                 slope = _with_sign(size, d) * weight
                 sums -= tl.where(lane == bit, tl.sum(slope), 0.0)
                 if BOTH:
-                    tl.atomic_add(g_other + s * n + at, slope, inside & (size > floor), sem="relaxed")
+                    tl.atomic_add(g_other + s * n + at, slope, size > floor, sem="relaxed")
         tl.store(g_owner + k, sums, mask=k < n)
 
 

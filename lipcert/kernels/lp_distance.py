@@ -1,6 +1,7 @@
 """y[i, j] = ‖xᵢ − wⱼ‖_p, the layer of l∞-distance nets (Zhang et al., ICML 2021), trained with p from 8 up to ∞.
 
-Two operators, forward and backward, that `torch.compile` sees as opaque. No backend forms the (B, m, n) differences.
+Two operators, forward and backward, which `torch.compile` takes as they are, but anew for each p. No backend holds the
+(B, m, n) differences.
 """
 
 from __future__ import annotations
@@ -116,3 +117,10 @@ def _differentiate(ctx, grad, _):
 
 
 torch.library.register_autograd(FORWARD, _differentiate, setup_context=_save)
+
+
+def _refuse(ctx, *grads):
+    raise RuntimeError("`lp_distance` has first derivatives only")
+
+
+torch.library.register_autograd(BACKWARD, _refuse)

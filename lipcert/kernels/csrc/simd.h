@@ -67,7 +67,11 @@ INLINE void store(REAL *to, V v, long count) {
     if (count >= LANES)
         *(unaligned *)to = v;
     else
+#if BITS == 512
+        INTRINSIC(mask_storeu)(to, (1u << count) - 1, v);
+#else
         memcpy(to, &v, count * sizeof(REAL));
+#endif
 }
 
 INLINE V absolute(V v) {
