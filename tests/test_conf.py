@@ -287,3 +287,10 @@ def test_the_reproduction_script_names_every_row_and_nothing_else(tmp_path):
     assert len(set(trained)) == len(trained)
     again = {f"l2nnn/{name}" for name in ROWS if name.startswith("table4_")}  # tables 1 and 2 under another attack
     assert set(trained) == {f"l2nnn/{name}" for name in ROWS} - again
+
+
+def test_the_laptop_recipes_build_and_end_where_they_can_be_certified():
+    for name in names(CONF / "experiment" / "laptop"):
+        config = composed(f"experiment=laptop/{name}")
+        *_, schedule = built(config)
+        assert schedule.values(schedule.epochs)["p"] == float("inf")
