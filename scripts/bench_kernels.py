@@ -1,7 +1,8 @@
 """How fast the distance kernels are. Usage: bench_kernels.py [--device cuda] [--threads N] [--runs N] [--peak TFLOPS]
 
-On a CPU: ratios to `torch.cdist`, each pair timed in turn in one run. cdist gets an eighth of the batch, in which its
-time is linear. Of a training step at p >= 64 it has no counterpart: its gradients are not finite.
+On a CPU: ratios to `torch.cdist`, each pair timed in turn in one run; with one thread in CPU time, which holds on a
+shared machine too. cdist gets an eighth of the batch, in which its time is linear. Of its training steps at p >= 64
+nothing is said: their gradients are not finite.
 On a GPU: one training iteration of the 6-layer CIFAR net of Zhang et al. (5120 units, batch 512), forward and backward,
 beside what the authors publish for their CUDA kernels on an RTX 3090. With `--peak`, the FP32 TFLOP/s of the device,
 also the share of the time that three matrix products of each layer's size would take at that peak.
@@ -40,10 +41,10 @@ WIDTHS = [3072, 5120, 5120, 5120, 5120, 5120, 10]
 PUBLISHED = {33.3: 0.187, 256.0: 0.187, 8.0: 0.113, INF: 0.080}  # seconds, github.com/zbh2047/L_inf-dist-net-v2
 
 
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def step(kernel: Callable[[Tensor, Tensor], Tensor], x: Tensor, w: Tensor, backward: bool) -> Callable[[], None]:
@@ -59,12 +60,13 @@ def step(kernel: Callable[[Tensor, Tensor], Tensor], x: Tensor, w: Tensor, backw
 
 
 def against_cdist(shape: tuple[int, int, int], p: float, backward: bool, goal: int | None, runs: int) -> None:
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     b, m, n = shape
     x, w = torch.randn(b, n, requires_grad=True), torch.randn(m, n, requires_grad=True)
     ours = step(lambda x, w: lp_distance(x, w, p), x, w, backward)
     theirs = step(lambda x, w: torch.cdist(x, w, p=p), x[: b // 8].detach().requires_grad_(), w, backward)
     ours()
-    pairs = [(seconds(ours), seconds(theirs) * 8 if goal else math.nan) for _ in range(runs)]
+    pairs = [(seconds(ours, clock), seconds(theirs, clock) * 8 if goal else math.nan) for _ in range(runs)]
     ratios = sorted(c / a for a, c in pairs)
     name = f"{b}×{m}×{n}  p = {p:<6g} {'forward + backward' if backward else 'forward'}"
     speed = b * m * n / statistics.median(a for a, _ in pairs) / 1e9
@@ -86,7 +88,7 @@ def iteration(p: float, batch: int, runs: int, peak: float | None) -> None:
         torch.cuda.synchronize()
 
     run(), run()
-    times = sorted(seconds(run) for _ in range(runs))
+    times = sorted(seconds(run, time.perf_counter) for _ in range(runs))
     taken = statistics.median(times)
     differences = batch * sum(w.numel() for w in weights)
     speed = f"{differences / taken / 1e9:8.1f} G differences/s"

@@ -34,6 +34,11 @@ def test_in_the_interpreter():
     assert " passed" in run.stdout
 
 
+def test_triton_is_loaded_only_when_needed():
+    code = "import sys, lipcert.kernels; sys.exit('lipcert.kernels.gpu' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
 @pytest.fixture
 def kernels():
     return import_module("lipcert.kernels.gpu")

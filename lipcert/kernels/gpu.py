@@ -1,5 +1,6 @@
-"""The Triton kernels, for CUDA: float32, and p = ∞ in float64. Float64 with a finite p goes to the reference. Triton 3.3
-or newer is needed, for its tuples.
+"""The Triton kernels, for CUDA: float32, and p = ∞ in float64. Float64 with a finite p goes to the reference.
+
+Triton 3.3 or newer is needed, for its tuples.
 
 No tensor core computes these sums: the bound is the issue of instructions, one a clock and lane, 33 T/s on an H200 (132
 SMs × 128 lanes × 1.98 GHz), of which the SFU takes 4.2 T/s. The 6×5120 CIFAR net at batch 512 has 62 G pairs of
