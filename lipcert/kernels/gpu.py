@@ -377,9 +377,8 @@ def _near_slopes(
         for group in range(tl.cdiv(S, GROUP)):
             s = group * GROUP + lane
             inside, s = s < S, tl.minimum(s, S - 1).to(tl.int64)
-            norm = tl.load(y + s)
-            weight = tl.where(inside & (norm >= TINY), tl.load(grad + s), 0.0)
-            norm = tl.maximum(norm, TINY)
+            norm = tl.maximum(tl.load(y + s), TINY)
+            weight = tl.where(inside, tl.load(grad + s), 0.0)
             inverse = 1.0 / norm
             bits = _far(a, low + group * n, high + group * n, k, n, cut * tl.load(least + group * R + r))
             while bits != 0:
