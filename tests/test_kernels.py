@@ -67,7 +67,7 @@ def test_every_shape(level, p):
         close(*data(shape), p)
 
 
-@pytest.mark.parametrize("p", [1.5, *range(4, 20, 2), 128])
+@pytest.mark.parametrize("p", [1.5, *range(4, 20, 2), 34, 100, 128])
 def test_every_way_to_a_power(level, p):
     close(*data((5, 6, 100)), p)
 
