@@ -62,7 +62,8 @@ class Classifier(Protocol):
 class Loss(Protocol):
     """`loss(model, x, y)` returns named scalar terms; the term named "loss" is the one that is minimised.
 
-    May own trainable parameters (they join the optimizer and the checkpoint, never the classifier).
+    May own trainable parameters (they join the optimizer and the checkpoint, never the classifier). One that not every
+    model can be trained by has a `check(model)`, which raises ValueError before anything is written.
     """
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]: ...

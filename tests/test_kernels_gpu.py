@@ -21,7 +21,7 @@ WITH_TRITON = pytest.mark.skipif(not find_spec("triton"), reason="triton is not 
 POWERS = [1.0, 1.5, 2.0, 8.0, 9.3, 16.0, 33.0, 100.0, 256.0, 1000.0, 1e40, math.inf]
 KERNELS = [8.0, 33.0, 256.0, math.inf]  # a power of each kind
 SMALL = (5, 7, 11)
-SHAPES = [(1, 1, 1), (2, 3, 70), (33, 34, 2), (8, 2, 5)] + [(130, 10, 5120), (300, 513, 77)] * (not INTERPRETED)
+SHAPES = [(1, 1, 1), (2, 3, 70), (33, 34, 2), (5, 2, 3)] + [(130, 10, 5120), (300, 513, 77)] * (not INTERPRETED)
 
 
 @WITH_TRITON
@@ -121,7 +121,7 @@ def test_the_wide_tile(kernels, device, p, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("p", KERNELS)
 def test_without_atomics(kernels, device, deterministic, p):
-    x, w, grad = sample(SMALL, device, "ties")
+    x, w, grad = sample((2, 3, 5), device, "ties")
     assert_near(kernels, x, w, grad, p)
     y, index = kernels.forward(x, w, p, p == math.inf)
     gx, gw = kernels.backward(grad, x, w, y, index, p, True, True)
