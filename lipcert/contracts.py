@@ -62,8 +62,9 @@ class Classifier(Protocol):
 class Loss(Protocol):
     """`loss(model, x, y)` returns named scalar terms; the term named "loss" is the one that is minimised.
 
-    May own trainable parameters (they join the optimizer and the checkpoint, never the classifier). One that not every
-    model can be trained by has a `check(model)`, which raises ValueError before anything is written.
+    May own trainable parameters (they join the optimizer and the checkpoint, never the classifier). One that keeps
+    something for a model, or can't train every one, has `prepare(model, input_shape)`: called once, before training and
+    before a checkpoint is read; what it registers joins the checkpoint; its ValueError comes before all writing.
     """
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]: ...
@@ -159,7 +160,7 @@ class Signal:
     lipschitz  how far it moves, per unit of movement of the image: one number, or one a branch, shape (K,).
     magnitude  its norm is at most this, for any image in [0, 1].
     error      what was computed in floating point differs from it by at most this in norm (a branch by itself).
-    unit       unit roundoff of the evaluation: 2⁻⁵³ for float64, 2⁻²⁴ for float32.
+    unit       unit roundoff of the evaluation: 2⁻⁵³ for float64, 2⁻²⁴ for float32. 0: an estimate of `lipschitz`.
     norm       of all these lengths, the image's included.
 
     A layer's rule `bound(signal, walk, name)` returns the signal after it. It is asked only for the norms that the
@@ -189,6 +190,8 @@ class Signal:
         """The signal behind a map that is `gain`-Lipschitz, sends 0 to something of norm `offset`, and rounds each
         entry `roundings` times relative to its own size (0: exact), plus a `local` absolute error in norm.
         """
+        if not self.unit:
+            return replace(self, shape=self.shape if shape is None else shape, lipschitz=self.lipschitz * gain)
         widest = float(gain) if isinstance(gain, float | int) else float(gain.max())
         magnitude = widest * self.magnitude + offset
         error = widest * self.error + self.rounding(roundings) * (magnitude + widest * self.error) + local

@@ -48,6 +48,7 @@ class Training(L.LightningModule):
         self.make_optimizer, self.seed, self.config, self.on_epoch = optimizer, seed, config, on_epoch
         self.sums: dict[str, Tensor] = {}
         self.retracting: list[Any] = [layer for layer in model.modules() if hasattr(layer, "retract")]
+        self.projecting: list[Any] = [layer for layer in model.modules() if hasattr(layer, "project")]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.make_optimizer(trainable(self.model, self.loss))
@@ -78,6 +79,8 @@ class Training(L.LightningModule):
         if getattr(optimizer, "retract", False):
             for layer in self.retracting:
                 layer.retract()
+        for layer in self.projecting:
+            layer.project()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch

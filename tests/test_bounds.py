@@ -1,65 +1,14 @@
-"""Every bound is at least the exact operator norm, not much above it, and knows how far rounding can carry it."""
-
-import math
+"""A network's bound is above its steepest gradient, and knows how far rounding can carry it."""
 
 import pytest
 import torch
 from torch import nn
 
-from lipcert.bounds import Walk, convolution_norm, image_signal, matrix_norm
-from lipcert.bounds.operator_norm import convolution_matrix, fft_norm
+from lipcert.bounds import Walk, image_signal
 from lipcert.layers import NonexpansiveLinear, NonexpansiveRNN, TwoSidedReLU, fold
 from lipcert.models.l2nnn import L2NNN
 from lipcert.models.l2nnn_deep import L2NNNDeep
 from lipcert.models.l2nnn_resnet import L2NNNResNet
-
-GRID = [
-    (c_out, c_in, k, s, p, n)
-    for c_out, c_in in ((1, 1), (3, 2), (2, 5))
-    for k in (1, 2, 3, 5)
-    for s in (1, 2, 3)
-    for p in (0, k // 2)
-    for n in (5, 9, 12)
-]
-
-
-@pytest.mark.parametrize(("c_out", "c_in", "k", "s", "p", "n"), GRID)
-def test_convolution_bounds_are_bounds(c_out, c_in, k, s, p, n):
-    weight = torch.randn(c_out, c_in, k, k, dtype=torch.float64)
-    exact = torch.linalg.matrix_norm(convolution_matrix(weight, s, p, (n, n)), 2)
-    assert exact <= fft_norm(weight, s, p, (n, n))
-    assert exact <= convolution_norm(weight, s, p, (n, n)) <= exact * (1 + 1e-6)  # small: measured exactly
-    tiled = torch.linalg.matrix_norm(weight.flatten(1), 2) * math.ceil(k / s)
-    assert exact <= tiled * (1 + 1e-12)
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-def test_the_fft_bound_is_tight_where_it_is_used(stride, monkeypatch):
-    monkeypatch.setattr("lipcert.bounds.operator_norm.DENSE_ENTRIES", 0)
-    weight = torch.randn(6, 4, 5, 5, dtype=torch.float64)
-    exact = torch.linalg.matrix_norm(convolution_matrix(weight, stride, 2, (16, 16)), 2)
-    assert exact <= convolution_norm(weight, stride, 2, (16, 16)) <= 1.06 * exact
-
-
-def test_a_convolution_matrix_is_the_convolution():
-    weight, x = torch.randn(3, 2, 3, 3), torch.randn(1, 2, 7, 5)
-    out = nn.functional.conv2d(x, weight, stride=2, padding=1)
-    torch.testing.assert_close(convolution_matrix(weight, 2, 1, (7, 5)) @ x.flatten(), out.flatten())
-
-
-@pytest.mark.parametrize("shape", [(1, 7), (7, 1), (5, 5), (3, 40), (40, 3), (2, 6, 4), (2, 2, 1, 5), (0, 4)])
-def test_matrix_norm_bounds_the_singular_value(shape):
-    w = torch.randn(shape, dtype=torch.float64)
-    exact = torch.linalg.svdvals(w)[..., 0] if 0 not in shape else torch.zeros(())
-    assert (matrix_norm(w) >= exact).all()
-    assert (matrix_norm(w) <= exact * (1 + 1e-8)).all()
-
-
-@pytest.mark.parametrize("condition", [1.0, 1e-8, 1e-300, 1e150])
-def test_matrix_norm_at_all_scales(condition):
-    q = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0]
-    assert matrix_norm(q * condition) >= torch.linalg.svdvals(q * condition)[0]
-
 
 MODELS = {
     "l2nnn": lambda: L2NNN(input_shape=(1, 8, 8), num_classes=4, channels=[3, 5], kernel_size=3, depth=2, width=12),
@@ -125,7 +74,7 @@ def test_rounding_stays_within_its_bound(name, monkeypatch):
 
 
 def test_an_unknown_module_is_named():
-    for module, name in ((nn.GELU(), "GELU"), (nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2)), "LSTM")):
+    for module, name in ((nn.Softmax(1), "Softmax"), (nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2)), "LSTM")):
         with pytest.raises(ValueError, match=f"no Lipschitz rule for {name}"):
             Walk()(module, image_signal((2,)))
 

@@ -23,7 +23,7 @@ def test_a_run_on_the_gpu(tmp_path, precision):
         assert a.prediction == b.prediction and a.radius == pytest.approx(b.radius, abs=1e-9)
 
 
-@pytest.mark.parametrize("attack", ["fgsm", "pgd_l2", "pgd_linf", "carlini_wagner_l2"])
+@pytest.mark.parametrize("attack", ["fgsm", "pgd_l2", "pgd_linf", "carlini_wagner_l2", "deepfool_l2"])
 def test_an_attack_on_the_gpu_breaks_no_certificate(tmp_path, attack):
     directory = tmp_path / "run"
     assert cli.run("train", ["trainer=gpu", "schedule.epochs=5", "attack=none", f"output_dir={directory}"]) == 0

@@ -1,7 +1,9 @@
 """The Lipschitz calculus: a sound bound for any network of known parts, with the rounding error of evaluating it.
 
 A layer of ours brings its rule as a method `bound(signal, walk, name)` in its own file; torch's own modules have theirs
-below. An unknown module is an error that names it, never a silent 1.
+in `modules.py`; whatever joins such parts in a `forward` of its own is traced (`graph.py`). An unknown module or
+operation is an error that names it, never a silent 1. The same rules, walked by `estimate.Estimate`, give the estimate
+that training uses.
 """
 
 from __future__ import annotations
@@ -14,61 +16,85 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds.operator_norm import convolution_norm, entrywise_norm, matrix_norm
+from lipcert.bounds.operator_norm import matrix_norm
+from lipcert.bounds.operators import Matrices, Operator, growth
 from lipcert.contracts import Norm, Signal
 
+Rule = Callable[["Walk", Any, Signal, str], Signal]
 TOLERANCE = 1e-8  # a layer that claims 1 and measures 1 + 1e-12 has rounded, not expanded
+
+
+def proved(operator: Operator, norm: Norm) -> Tensor:
+    """What `Walk` measures by, unless told otherwise: upper bounds."""
+    return operator.norms(norm)
 
 
 class Walk:
     """Carries a Signal through a network in float64; `rows` collects one entry a linear layer.
 
     measured=True uses every layer's real operator norm; False uses what its scheme claims, where it claims something.
+    `measure(operator, norm)` gives the norms (G,): everything that is carried is as true as they are.
     ValueError, naming the layer, where a layer is unknown, doesn't fit, or measures more than it claims.
     """
 
-    def __init__(self, measured: bool = True, norms: dict[nn.Module, Tensor] | None = None):
-        self.measured = measured
-        self.norms = {} if norms is None else norms  # measured once a layer; hand them on to a second walk
+    def __init__(
+        self,
+        measured: bool = True,
+        norms: dict[Any, Tensor] | None = None,
+        measure: Callable[[Operator, Norm], Tensor] = proved,
+    ):
+        self.measured, self.measure = measured, measure
+        self.norms = {} if norms is None else norms  # measured once a layer and shape; hand them on to a second walk
         self.rows: list[dict[str, Any]] = []
+        self.gains: list[Tensor] | None = None  # of the rows; a list where costs are asked for
+        self.rules: dict[nn.Module, Rule] = {}
 
     def __call__(self, module: nn.Module, signal: Signal, name: str = "") -> Signal:
-        own: Any = getattr(module, "bound", None)
-        if own is not None:
-            order = type(module).__mro__
-            forward, bound = (next(i for i, c in enumerate(order) if m in vars(c)) for m in ("forward", "bound"))
-            if forward < bound:  # inherited: a rule of what the parent computes
-                kind = type(module).__name__
-                raise ValueError(f"`{name or 'model'}`: {kind} has a `forward` of its own, so it needs its own `bound`")
-            if signal.norm not in getattr(module, "norms", (getattr(module, "norm", Norm.L2),)):
-                raise ValueError(f"`{name or 'model'}`: {type(module).__name__} has no Lipschitz rule in {signal.norm}")
-            return own(signal, self, name)
-        rule = RULES[signal.norm].get(type(module))  # the very type: a subclass may compute something else
+        rule = self.rules.get(module)
         if rule is None:
-            hint = (
-                "fold the network first" if hasattr(module, "fold") else "give it a method `bound(signal, walk, name)`"
-            )
-            where = "" if signal.norm is Norm.L2 else f" in {signal.norm}"
-            raise ValueError(f"`{name or 'model'}`: no Lipschitz rule for {type(module).__name__}{where}; {hint}")
+            rule = self.rules[module] = self.rule_of(module, signal.norm, name)
         return rule(self, module, signal, name)
+
+    def rule_of(self, module: nn.Module, norm: Norm, name: str) -> Rule:
+        """The module's own rule, or torch's modules' rule, or what tracing it finds; ValueError where there is none."""
+        from lipcert.bounds.graph import Traced
+
+        self.check(module, name)
+        if not hasattr(module, "bound"):
+            return rule_of(module) or Traced(module, name)
+        order = type(module).__mro__
+        forward, bound = (next(i for i, c in enumerate(order) if m in vars(c)) for m in ("forward", "bound"))
+        if forward < bound:  # inherited: a rule of what the parent computes
+            kind = type(module).__name__
+            raise ValueError(f"`{name or 'model'}`: {kind} has a `forward` of its own, so it needs its own `bound`")
+        if norm not in getattr(module, "norms", (getattr(module, "norm", Norm.L2),)):
+            raise ValueError(f"`{name or 'model'}`: {type(module).__name__} has no Lipschitz rule in {norm}")
+        return lambda walk, module, signal, name: module.bound(signal, walk, name)
+
+    def check(self, module: nn.Module, name: str) -> None:
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise ValueError(f"`{name or 'model'}`: a forward hook may change what this layer computes; remove it")
 
     def matrices(self, name: str, module: Any, signal: Signal, weight: Tensor, shape: tuple[int, ...]) -> Signal:
         """The signal behind matrices (G, m, n): one for everything, or one a branch."""
-        if module not in self.norms:
-            self.norms[module] = matrix_norm(weight)
-        return self.record(name, module, signal, weight.detach().double(), shape)
+        return self.linear(name, module, signal, Matrices(weight), shape)
 
-    def record(
+    def linear(
         self,
         name: str,
         module: Any,
         signal: Signal,
-        matrix: Tensor,
+        operator: Operator,
         shape: tuple[int, ...],
-        positions: int = 1,
-        tiles: int = 1,
+        normalisation: nn.Module | None = None,
     ) -> Signal:
-        norms, claim = self.norms[module], getattr(module, "claim", None)
+        """The signal behind `module`, x ↦ operator(x) + bias, and the batch normalisation that follows it: the two are
+        one linear map, whose norm may be far below the product of theirs."""
+        plain = operator
+        factor = None if normalisation is None else self.factor(normalisation)
+        if factor is not None:
+            operator = operator.scaled(factor)
+        norms, claim = self.norm_of(module, signal, operator, normalisation), getattr(module, "claim", None)
         claimed = norms if claim is None else norms.new_tensor(claim)
         if bool((norms > claimed * (1 + TOLERANCE)).any()) or not bool(norms.isfinite().all()):
             worst = int((norms / claimed).argmax())
@@ -80,25 +106,80 @@ class Walk:
         branched = signal.lipschitz.dim() == 1
         if branched and len(gain) != len(signal.lipschitz):
             raise ValueError(f"`{name}`: {len(gain)} groups do not match {len(signal.lipschitz)} branches")
+        if self.gains is not None:
+            gain = gain.clone().requires_grad_()
+            self.gains.append(gain)
         row: dict[str, Any] = {"layer": name, "norm": float(norms.max())}
         if claim is not None:
-            reshaped = matrix_norm(matrix) * tiles  # what b(W) could have claimed, had it been exact
+            tiling = math.sqrt(operator.tiles())
+            reshaped = matrix_norm(operator.matrices()) * tiling  # what b(W) could have claimed, had it been exact
             row |= {
                 "claim": float(claimed.max()),
                 "gram_slack": float((claimed / reshaped).max()),
                 "tiling_slack": float((reshaped / norms).max()),
             }
-        self.rows.append(row)
-        fan_in = matrix.shape[-1]
-        growth = float(entrywise_norm(matrix).max()) * tiles
-        bias = 0.0 if module.bias is None else float(module.bias.detach().double().norm()) * math.sqrt(positions)
+        offset, local = self.affine(module, signal, plain, shape)
+        if normalisation is not None and factor is not None:
+            scale, steepest = (
+                shift_of(normalisation, factor, module.bias, signal.norm, shape),
+                float(factor.abs().max()),
+            )
+            before = float(growth(plain, signal.norm).max()) * (signal.magnitude + signal.error) + offset
+            mean = length(normalisation.running_mean, signal.norm, shape)  # type: ignore[arg-type]
+            beta = 0.0 if normalisation.bias is None else length(normalisation.bias, signal.norm, shape)  # type: ignore
+            local = steepest * local + signal.rounding(8) * (steepest * (before + local + mean) + beta)
+            offset = scale
+        out = signal.after(shape, gain=gain if branched else gain.max(), offset=offset, local=local)
+        self.rows.append(row | {"lipschitz": float(out.lipschitz.detach().max())})
+        return out
+
+    def norm_of(self, module: Any, signal: Signal, operator: Operator, normalisation: nn.Module | None) -> Tensor:
+        """The operator's norms (G,), measured where they aren't known."""
+        key = (module, normalisation, signal.shape, signal.norm)
+        if key not in self.norms:
+            self.norms[key] = self.measure(operator, signal.norm)
+        return self.norms[key]
+
+    def affine(self, module: Any, signal: Signal, operator: Operator, shape: tuple[int, ...]) -> tuple[float, float]:
+        """(the bias's norm over all positions, what rounding adds where operator(x) + bias is evaluated)."""
+        bias = 0.0 if module.bias is None else length(module.bias, signal.norm, shape)
+        size = float(growth(operator, signal.norm).max()) * (signal.magnitude + signal.error) + bias
         # 8 × γ_{n+2}: any summation order, and whatever blocking a library's float64 convolution uses
-        local = 8 * signal.rounding(fan_in + 2) * (growth * (signal.magnitude + signal.error) + bias)
-        return signal.after(shape, gain=gain if branched else gain.max(), offset=bias, local=local)
+        return bias, 8 * signal.rounding(operator.fan_in + 2) * size
+
+    def factor(self, normalisation: Any) -> Tensor:
+        """What batch normalisation multiplies every channel by, in evaluation: γ/√(running variance + eps)."""
+        if normalisation.running_var is None:
+            raise ValueError("batch normalisation without running statistics is no fixed function: it has no bound")
+        factor = (normalisation.running_var.detach().double() + normalisation.eps).rsqrt()
+        return factor if normalisation.weight is None else factor * normalisation.weight.detach().double()
 
 
-def _branched(signal: Signal, branches: int) -> Signal:
-    return replace(signal, lipschitz=signal.lipschitz.expand(branches))
+def rule_of(module: nn.Module) -> Rule | None:
+    """torch's own modules, by the very type: a subclass may compute something else. One whose parameters are
+    parametrized computes what its type does, with the weight that it then has."""
+    from lipcert.bounds.modules import RULES
+
+    kind = type(module)
+    if nn.utils.parametrize.is_parametrized(module):
+        kind = kind.__mro__[1]
+    return RULES.get(kind)
+
+
+def length(entries: Tensor, norm: Norm, shape: tuple[int, ...]) -> float:
+    """The norm of one number a channel (or a feature), repeated over all positions; rounded up."""
+    entries = entries.detach().double()
+    if norm is Norm.LINF:
+        return float(entries.abs().max())
+    positions = math.prod(shape) / entries.numel()
+    return float(entries.norm()) * math.sqrt(positions) * (1 + 1e-12)
+
+
+def shift_of(normalisation: Any, factor: Tensor, bias: Tensor | None, norm: Norm, shape: tuple[int, ...]) -> float:
+    """The norm of what batch normalisation behind `bias` makes of 0: (bias − mean)·factor + β."""
+    mean = normalisation.running_mean.detach().double()
+    shift = (-mean if bias is None else bias.detach().double() - mean) * factor
+    return length(shift if normalisation.bias is None else shift + normalisation.bias.detach().double(), norm, shape)
 
 
 def image_signal(shape: tuple[int, ...], unit: float = 2.0**-53, norm: Norm = Norm.L2) -> Signal:
@@ -107,112 +188,31 @@ def image_signal(shape: tuple[int, ...], unit: float = 2.0**-53, norm: Norm = No
     return Signal(tuple(shape), torch.ones((), dtype=torch.float64), longest, 0.0, unit, norm)
 
 
-def _sequential(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
-    for key, child in module.named_children():
-        signal = walk(child, signal, f"{name}.{key}" if name else key)
-    return signal
+def branched(signal: Signal, branches: int) -> Signal:
+    return replace(signal, lipschitz=signal.lipschitz.expand(branches))
 
 
-def _exact(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
-    return signal.after()
+def added(signals: list[Signal], name: str) -> Signal:
+    """The signal behind x + y + …: Lipschitz constants, magnitudes and errors add."""
+    first = signals[0]
+    if any(s.shape != first.shape for s in signals):
+        raise ValueError(f"`{name}`: a sum of {' and '.join(str(s.shape) for s in signals)}")
+    lipschitz, magnitude = sum(s.lipschitz for s in signals), sum(s.magnitude for s in signals)
+    error = sum(s.error for s in signals)
+    local = first.rounding(len(signals) - 1) * (magnitude + error) if first.unit else 0.0
+    return replace(first, lipschitz=lipschitz * (1 + 1e-15), magnitude=magnitude, error=error + local)
 
 
-def _flatten(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
-    return signal.after((math.prod(signal.shape),))
-
-
-def _tanh(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
-    return signal.after(roundings=4)
-
-
-def _max_pool(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
-    shape = _windows(module, signal, name)
-    return signal.after(shape, gain=float(math.ceil(module.kernel_size / module.stride)))
-
-
-def _linear(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
-    _check_features(module, signal, name)
-    if len(getattr(module, "claim", [1.0])) > 1:  # unit rows: every output is a branch by itself
-        return walk.matrices(
-            name, module, _branched(signal, module.out_features), module.weight[:, None], (module.out_features,)
-        )
-    return walk.matrices(name, module, signal, module.weight[None], (module.out_features,))
-
-
-def _convolution(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
-    shape = _convolved(module, signal, name)
-    (k, _), (s, _), (p, _) = module.kernel_size, module.stride, module.padding
-    if module not in walk.norms:
-        kernels = module.weight.detach().double().chunk(module.groups)
-        _, h, w = signal.shape
-        walk.norms[module] = torch.stack([convolution_norm(kernel, s, p, (h, w)) for kernel in kernels])
-    matrix = module.weight.detach().double().view(module.groups, -1, module.weight[0].numel())
-    return walk.record(name, module, signal, matrix, shape, positions=shape[1] * shape[2], tiles=math.ceil(k / s))
-
-
-def _max_pool_linf(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
-    return signal.after(_windows(module, signal, name))
-
-
-def _linear_linf(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
-    _check_features(module, signal, name)
-    return _row_sums(walk, module, signal, name, (module.out_features,))
-
-
-def _convolution_linf(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
-    return _row_sums(walk, module, signal, name, _convolved(module, signal, name))
-
-
-def _row_sums(walk: Walk, module: Any, signal: Signal, name: str, shape: tuple[int, ...]) -> Signal:
-    """Behind a map whose rows are those of `weight`: in l_inf its norm is their largest sum of magnitudes."""
-    rows = module.weight.detach().double().flatten(1).abs()
-    n = rows.shape[1]
-    gain = rows.sum(1).max() * (1 + 2 * n * 2.0**-53)
-    bias = 0.0 if module.bias is None else float(module.bias.detach().double().abs().max())
-    walk.rows.append({"layer": name, "norm": float(gain)})
-    local = 8 * signal.rounding(n + 2) * (float(gain) * (signal.magnitude + signal.error) + bias)
-    return signal.after(shape, gain=gain, offset=bias, local=local)
-
-
-def _check_features(module: Any, signal: Signal, name: str) -> None:
-    if signal.shape != (module.in_features,):
-        raise ValueError(f"`{name}`: {module.in_features} features expected, {signal.shape} found")
-
-
-def _convolved(module: Any, signal: Signal, name: str) -> tuple[int, int, int]:
-    (k, k2), (s, s2), (p, p2) = module.kernel_size, module.stride, module.padding
-    if (k, s, p) != (k2, s2, p2) or module.padding_mode != "zeros" or module.dilation != (1, 1):
-        raise ValueError(f"`{name}`: only square, zero-padded, undilated convolutions have a rule")
-    c, h, w = signal.shape
-    shape = (module.out_channels, (h + 2 * p - k) // s + 1, (w + 2 * p - k) // s + 1)
-    if c != module.in_channels or min(shape) < 1:
-        raise ValueError(f"`{name}`: {module.in_channels} channels of at least {k}×{k} expected, {signal.shape} found")
-    return shape
-
-
-def _windows(module: Any, signal: Signal, name: str) -> tuple[int, int, int]:
-    k, s, p = module.kernel_size, module.stride, module.padding
-    c, h, w = signal.shape
-    shape = (c, (h + 2 * p - k) // s + 1, (w + 2 * p - k) // s + 1)
-    if min(shape) < 1:
-        raise ValueError(f"`{name}`: a {k}×{k} window does not fit {h}×{w}")
-    return shape
-
-
-_ANY: dict[type[nn.Module], Callable[[Walk, Any, Signal, str], Signal]] = {
-    nn.Sequential: _sequential,
-    nn.Identity: _exact,
-    nn.Dropout: _exact,
-    nn.ReLU: _exact,
-    nn.Flatten: _flatten,
-}
-RULES = {
-    Norm.L2: {**_ANY, nn.MaxPool2d: _max_pool, nn.Linear: _linear, nn.Conv2d: _convolution},
-    Norm.LINF: {
-        **_ANY,
-        nn.Tanh: _tanh,
-        nn.MaxPool2d: _max_pool_linf,
-        nn.Linear: _linear_linf,
-        nn.Conv2d: _convolution_linf,
-    },
-}
+def joined(signals: list[Signal], name: str) -> Signal:
+    """The signal behind a concatenation along the channels: squares add (in l_inf: the largest counts)."""
+    first = signals[0]
+    if any(s.shape[1:] != first.shape[1:] for s in signals):
+        raise ValueError(f"`{name}`: a concatenation of {' and '.join(str(s.shape) for s in signals)}")
+    lipschitz = torch.stack(torch.broadcast_tensors(*[s.lipschitz for s in signals]))
+    shape = (sum(s.shape[0] for s in signals), *first.shape[1:])
+    if first.norm is Norm.LINF:
+        magnitude, error = max(s.magnitude for s in signals), max(s.error for s in signals)
+        return replace(first, shape=shape, lipschitz=lipschitz.amax(0), magnitude=magnitude, error=error)
+    magnitude, error = math.hypot(*[s.magnitude for s in signals]), math.hypot(*[s.error for s in signals])
+    steep = lipschitz.square().sum(0).sqrt() * (1 + 1e-14)
+    return replace(first, shape=shape, lipschitz=steep, magnitude=magnitude, error=error * (1 + 1e-14))

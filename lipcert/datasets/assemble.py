@@ -30,9 +30,9 @@ class Options:
     label_noise: the fraction of training labels replaced by uniformly random ones, which may be the true ones.
     crop: a side: training crops at random, everything else from the centre; None: the whole image.
     augment: what training does to a batch, in order. eps: the radii to report, in pixels of [0, 1].
-    radius, eps_linf, eps_train, eps_ibp, mean, std, epochs, batch_size: what models, losses, attacks and schedules take
-    from here if they don't say otherwise: an l2 radius to train for, l_inf radii to report, l_inf radii to train
-    margins and boxes for, the pixels' mean a channel and one std for all.
+    radius, c, eps_linf, eps_train, eps_ibp, mean, std, epochs, batch_size: what models, losses, attacks and schedules
+    take from here if they don't say otherwise: l2 radii to train for (c: by LMT), l_inf radii to report, l_inf radii to
+    train margins and boxes for, the pixels' mean a channel and one std for all.
     workers: kept for whoever iterates.
     """
 
@@ -48,6 +48,7 @@ class Options:
     eps_linf: Sequence[float] | None = ()
     eps_train: float | None = None
     eps_ibp: float | None = None
+    c: float | None = None
     mean: Sequence[float] | None = None
     std: float | None = None
     epochs: int | None = None
@@ -64,7 +65,7 @@ class Options:
             value = getattr(self, key)
             if value is not None:
                 _check(key, value, int, "a positive integer or null", lambda v: v > 0)
-        for key in ("radius", "eps_train", "eps_ibp", "std"):
+        for key in ("radius", "c", "eps_train", "eps_ibp", "std"):
             value = getattr(self, key)
             if value is not None:
                 _check(key, value, (int, float), "a positive number or null", lambda v: 0 < v < math.inf)

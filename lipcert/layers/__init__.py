@@ -11,6 +11,7 @@ from lipcert.layers.distance import Negate as Negate
 from lipcert.layers.distance import ScaledLinear as ScaledLinear
 from lipcert.layers.folding import fold as fold
 from lipcert.layers.initialisation import pass_on as pass_on
+from lipcert.layers.min_max import MinMax as MinMax
 from lipcert.layers.nonexpansive import NonexpansiveConv2d as NonexpansiveConv2d
 from lipcert.layers.nonexpansive import NonexpansiveLinear as NonexpansiveLinear
 from lipcert.layers.nonexpansive import UnitRowsLinear as UnitRowsLinear
@@ -18,6 +19,8 @@ from lipcert.layers.nonexpansive import gram_bound as gram_bound
 from lipcert.layers.nonexpansive import gram_penalty as gram_penalty
 from lipcert.layers.normalisation import Standardise as Standardise
 from lipcert.layers.normalisation import SubtractMean as SubtractMean
+from lipcert.layers.parseval import ConvexSum as ConvexSum
+from lipcert.layers.parseval import ParsevalConv2d as ParsevalConv2d
 from lipcert.layers.pooling import GlobalNormPool2d as GlobalNormPool2d
 from lipcert.layers.pooling import NormPool2d as NormPool2d
 from lipcert.layers.pooling import pooling as pooling

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class CrossEntropy(nn.Module):
-    """Mean cross-entropy of the logits; with an `adversary` (an attack), of the images that it distorts."""
+    """Mean cross-entropy of the logits; with an `adversary` (an attack), of the images that it distorts.
 
-    def __init__(self, *, num_classes: int, adversary: Callable[..., Tensor] | None = None):
+    `head_decay`/2·‖W‖² of the last layer's weight is added: weight decay for that layer alone, as SGD would do it.
+    """
+
+    def __init__(self, *, num_classes: int, adversary: Callable[..., Tensor] | None = None, head_decay: float = 0.0):
         super().__init__()
-        self.adversary = adversary
+        if head_decay < 0:
+            raise ValueError(f"`loss.head_decay` must be at least 0, got {head_decay}")
+        self.adversary, self.head_decay = adversary, head_decay
 
-    def forward(self, model: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
+    def prepare(self, model: Any, input_shape: tuple[int, ...]) -> None:
+        if self.head_decay and not isinstance(getattr(model, "head", None), nn.Linear):
+            raise ValueError(
+                f"`loss.head_decay` needs a model with a linear `head`, which {type(model).__name__} is not"
+            )
+
+    def forward(self, model: Any, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
         if self.adversary is not None:
             x = self.adversary(model, x, y, None)
-        return {"loss": F.cross_entropy(model(x).float(), y)}
+        loss = F.cross_entropy(model(x).float(), y)
+        if self.head_decay:
+            loss = loss + self.head_decay / 2 * model.head.weight.square().sum()
+        return {"loss": loss}

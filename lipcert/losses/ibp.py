@@ -25,7 +25,7 @@ class IBP(nn.Module):
             raise ValueError(f"`loss.eps` must be at least 0 and `loss.kappa` in [0, 1], got {eps} and {kappa}")
         self.eps, self.kappa = eps, kappa
 
-    def check(self, model: nn.Module) -> None:
+    def prepare(self, model: nn.Module, input_shape: tuple[int, ...]) -> None:
         if not hasattr(model, "enclosure"):
             raise ValueError(
                 "`loss=ibp` needs a model that can be propagated through, such as linf_dist_mlp or ibp_convnet; "
@@ -33,7 +33,6 @@ class IBP(nn.Module):
             )
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
-        self.check(model)
         parts: Any = model
         z, low, high, rest = parts.enclosure(x, self.eps)
         natural = F.cross_entropy(parts.head(rest(z)), y)

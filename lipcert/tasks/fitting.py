@@ -105,6 +105,7 @@ def fit_here(directory: Path, config: dict[str, Any]) -> None:
     torch.manual_seed(seed)
     model = build(config["model"], input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     loss = build(config["loss"], num_classes=dataset.num_classes)
+    prepare(loss, model, dataset)
     path = directory / store.CHECKPOINT
     checkpoint = store.load_checkpoint(path, trust=True) if path.exists() else None
     done = checkpoint["epochs_done"] if checkpoint else 0
@@ -144,6 +145,12 @@ def fit_here(directory: Path, config: dict[str, Any]) -> None:
     train = batches(dataset.train, schedule.batch_size, augment=dataset.augment, shuffle=True, drop_last=True, **share)
     val = batches(dataset.val, 1000 * trainer.world_size, **share) if len(dataset.val) else None
     training.fit(trainer, module, train, val, path if checkpoint else None)
+
+
+def prepare(loss: Any, model: torch.nn.Module, dataset: Any) -> None:
+    """Lets a loss that keeps something for the model see it; ValueError where it can't train it."""
+    if hasattr(loss, "prepare"):
+        loss.prepare(model, dataset.input_shape)
 
 
 def is_trained(model: torch.nn.Module, schedule: Any) -> bool:

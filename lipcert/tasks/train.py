@@ -81,8 +81,7 @@ def preflight(config: dict[str, Any]) -> None:
     groups = None
     if fitting.is_trained(network, schedule):
         try_out(network, config["model"]["_target_"], dataset)
-        if hasattr(loss, "check"):
-            loss.check(network)
+        fitting.prepare(loss, network, dataset)
         groups = fitting.make_optimizer(config, network, loss).param_groups
     schedule.apply(0.0, model=network, loss=loss, groups=groups)
     ranks = settings["devices"] * settings["num_nodes"]

@@ -1,0 +1,84 @@
+"""DeepFool (Moosavi-Dezfooli, Fawzi & Frossard, CVPR 2016) in l2, through Foolbox: steps to the nearest boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.attacks.adapter import borrowed, check, load_foolbox
+from lipcert.attacks.carlini_wagner import Rescaled
+from lipcert.contracts import Norm
+
+MARGIN = 1e-4  # by which a result is to be wrong, at logits of spread 10: what float32 finds stays wrong in float64
+PUSHES = (1.0001, 1.001, 1.01)  # times the way found, tried in turn where it is not
+
+
+@dataclass(kw_only=True)
+class DeepFoolL2:
+    """`attack(model, x, y)`: the image at which DeepFool first leaves the class, or the clean image where it never did.
+
+    Each step takes the network for linear and goes to the nearest boundary with one of the `candidates` classes that
+    rank first on the clean image (its own is one; None: all), and 1e-4 farther; `overshoot` lengthens the whole way by
+    that fraction. Deterministic; its batch moves a result by rounding only. Foolbox's choice of a loss is left out:
+    differences of log-probabilities are those of the logits.
+
+    Foolbox sees logits rescaled, image by image, to a clean spread of 10: it adds 1e-8 to gradients' norms, and failed
+    on every image at logits 10^-9 times an ordinary network's. It also stops at any change of class, often one by the
+    last bits of float32: a result wrong by less than `MARGIN` is lengthened by `PUSHES`, at most 1 %.
+    """
+
+    steps: int = 50
+    overshoot: float = 0.02
+    candidates: int | None = 10
+    batch_size: int = 500
+    images: int | None = None
+    norm: Norm = field(default=Norm.L2, init=False)
+    eps: Sequence[float] | None = field(default=None, init=False)
+    label: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        check(steps=self.steps, candidates=self.candidates, batch_size=self.batch_size, images=self.images)
+        if self.candidates == 1:
+            raise ValueError("`attack.candidates`: got 1, must be at least 2 (the image's own class is one) or null")
+        if not 0 <= self.overshoot < float("inf"):
+            raise ValueError(f"`attack.overshoot`: got {self.overshoot}, must be at least 0")
+        self.label = (
+            f"deepfool_l2-{self.steps}"
+            + (f"-overshoot{self.overshoot:g}" if self.overshoot != 0.02 else "")
+            + ("-all" if self.candidates is None else f"-top{self.candidates}" if self.candidates != 10 else "")
+        )
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor | None = None) -> Tensor:
+        if eps is not None:
+            raise ValueError("`deepfool_l2` looks for the smallest distance: it takes no `eps`")
+        x = x.detach()
+        foolbox = load_foolbox()
+        with borrowed(model, x):
+            scaled = Rescaled(model, x).eval()
+            foolbox_model = foolbox.PyTorchModel(scaled, bounds=(0, 1), device=x.device)
+            attack = foolbox.attacks.L2DeepFoolAttack(
+                steps=self.steps, candidates=self.candidates, overshoot=self.overshoot
+            )
+            found = attack.run(foolbox_model, x, y)
+            with torch.no_grad():
+                best, margin = found, _wrong_by(scaled(found), y)
+                for push in PUSHES:
+                    if (margin >= MARGIN).all():
+                        break
+                    pushed = (x + push * (found - x)).clamp(0, 1)
+                    further = _wrong_by(scaled(pushed), y)
+                    better = (margin < MARGIN) & (further > margin)
+                    best, margin = _where(better, pushed, best), torch.where(better, further, margin)
+        return _where(margin > 0, best, x)
+
+
+def _wrong_by(logits: Tensor, y: Tensor) -> Tensor:
+    """The largest wrong logit (B,) minus the label's: above 0 where the image is misclassified."""
+    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None])[:, 0]
+
+
+def _where(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(rows.reshape(-1, *[1] * (a.ndim - 1)), a, b)

@@ -1,0 +1,25 @@
+"""MinMax: sorts pairs of channels, the activation that loses no gradient (Anil, Lucas & Grosse, ICML 2019)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.contracts import Norm, Signal
+
+
+class MinMax(nn.Module):
+    """(x, y) ↦ (max, min) of channel i and channel i + C/2, for every i; C is even. A permutation at every point:
+    nonexpansive in every l_p, and exact.
+    """
+
+    norms = (Norm.L2, Norm.LINF)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, 1)
+        return torch.cat([torch.maximum(first, second), torch.minimum(first, second)], 1)
+
+    def bound(self, signal: Signal, walk, name: str) -> Signal:
+        if signal.shape[0] % 2:
+            raise ValueError(f"`{name}`: MinMax sorts pairs, {signal.shape[0]} channels are none")
+        return signal.after()

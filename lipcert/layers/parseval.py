@@ -1,0 +1,51 @@
+"""Parseval networks (Cissé et al., ICML 2017), as LMT's authors compare with them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ParsevalConv2d(nn.Conv2d):
+    """A convolution without bias, divided by √(kernel area), whose rows are drawn towards orthonormal ones after every
+    step: W ← (1 + beta)·W − beta·WWᵀW. Nothing keeps its norm at 1: it is measured like any other's.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, beta: float = 1e-4):
+        self.geometry = (kernel, stride, padding)
+        super().__init__(inputs, outputs, *self.geometry, bias=False)
+        self.beta = beta
+
+    def scaled_weight(self) -> Tensor:
+        return self.weight / self.weight[0, 0].numel() ** 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.scaled_weight(), None, self.stride, self.padding)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        w = self.weight.flatten(1)
+        w.copy_(torch.addmm(w, w @ w.mT, w, beta=1 + self.beta, alpha=-self.beta))
+
+    def fold(self) -> nn.Conv2d:
+        """The plain convolution that this one computes."""
+        plain = nn.Conv2d(self.in_channels, self.out_channels, *self.geometry, bias=False)
+        plain.weight = nn.Parameter(self.scaled_weight().detach(), requires_grad=False)
+        return plain
+
+
+class ConvexSum(nn.Module):
+    """alpha_0·x + alpha_1·y, with alpha trainable and after every step put back on alpha_0 + alpha_1 = 1, both ≥ 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.tensor([0.5, 0.5]))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.alpha[0] * x + self.alpha[1] * y
+
+    @torch.no_grad()
+    def project(self) -> None:
+        first = ((1 + self.alpha[0] - self.alpha[1]) / 2).clamp(0, 1)
+        self.alpha.copy_(torch.stack([first, 1 - first]))

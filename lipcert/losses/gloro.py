@@ -1,0 +1,41 @@
+"""Globally-robust training (Leino, Wang & Fredrikson, ICML 2021): a further class that an image near a boundary has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lipcert.bounds import Estimate
+
+
+class GloRo(nn.Module):
+    """CE(y) + weight·log(1 + exp(y_⊥ − logsumexp(y))) with y_⊥ = max_{i≠j} (y_i + eps·K_ij), j the predicted class: the
+    best that another class can do within `eps` (l2, pixels), where K_ij bounds how fast y_i − y_j moves.
+
+    With `weight` 1 this is the paper's cross-entropy over y and y_⊥ together; other weights are its TRADES form, whose
+    KL divergence from the softmax without ⊥ to the one with it is that logarithm. K is the estimate of
+    `bounds.Estimate`. A schedule may drive `eps` and `weight`.
+    """
+
+    def __init__(self, *, num_classes: int, eps: float, weight: float = 1.0):
+        super().__init__()
+        if eps < 0 or weight < 0:
+            raise ValueError(f"`loss.eps` and `loss.weight` must be at least 0, got {eps} and {weight}")
+        self.eps, self.weight = eps, weight
+
+    def prepare(self, model: nn.Module, input_shape: tuple[int, ...]) -> None:
+        self.estimate = Estimate(model, input_shape)
+
+    def forward(self, model: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
+        with self.estimate.watching(model):
+            logits = model(x).float()
+        pairs = self.estimate(model)
+        first = logits.argmax(1, keepdim=True)
+        bottom = (logits + self.eps * pairs[first[:, 0]]).scatter(1, first, -torch.inf).amax(1)
+        natural = F.cross_entropy(logits, y)
+        robust = F.softplus(bottom - logits.logsumexp(1)).mean()
+        loss = natural + self.weight * robust
+        return {"loss": loss, "natural": natural, "robust": robust, "steepness": pairs.detach().amax()}

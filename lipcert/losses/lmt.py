@@ -1,0 +1,42 @@
+"""Lipschitz-margin training (Tsuzuku, Sato & Sugiyama, NeurIPS 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lipcert.bounds import Estimate
+
+
+class LMT(nn.Module):
+    """Cross-entropy of y_i + a·r_i, where r_i = c·L·‖w_i − w_t‖ (`proposition` 2) or c·√2·L (1) is by how much y_i may
+    gain on y_t while the image moves by `c` (l2, pixels), and r_t = 0.
+
+    L is the estimate of `bounds.Estimate`, through which gradients flow. a = min_i clip((y_t − y_i)/r_i, 0, 1), a
+    constant a image (the paper's appendix E, as its code has it): where the label is not ahead nothing is added, and
+    never so much that it falls behind. A schedule may drive `c`. Cross-entropy on a network whose bound is not wanted
+    is `c` 0. ValueError where the calculus doesn't know the model.
+    """
+
+    def __init__(self, *, num_classes: int, c: float, proposition: int = 2):
+        super().__init__()
+        if c < 0 or proposition not in (1, 2):
+            raise ValueError(f"`loss.c` must be at least 0 and `loss.proposition` 1 or 2, got {c} and {proposition}")
+        self.c, self.proposition = c, proposition
+
+    def prepare(self, model: nn.Module, input_shape: tuple[int, ...]) -> None:
+        self.estimate = Estimate(model, input_shape, last_layer=self.proposition == 2)
+
+    def forward(self, model: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
+        with self.estimate.watching(model):
+            logits = model(x).float()
+        pairs = self.estimate(model)
+        ahead = (self.c * pairs)[y]
+        with torch.no_grad():
+            margins = logits.gather(1, y[:, None]) - logits
+            share = (margins / ahead).nan_to_num(1.0).scatter_(1, y[:, None], 1.0).amin(1).clamp_(0, 1)  # 0/0: c is 0
+        loss = F.cross_entropy(logits + share[:, None] * ahead, y)
+        return {"loss": loss, "steepness": pairs.detach().amax(), "share": share.mean()}
