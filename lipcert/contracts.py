@@ -190,14 +190,16 @@ class Signal:
         """The signal behind a map that is `gain`-Lipschitz, sends 0 to something of norm `offset`, and rounds each
         entry `roundings` times relative to its own size (0: exact), plus a `local` absolute error in norm.
         """
+        shape = self.shape if shape is None else shape
         if not self.unit:
-            return replace(self, shape=self.shape if shape is None else shape, lipschitz=self.lipschitz * gain)
+            lipschitz = self.lipschitz if isinstance(gain, float) and gain == 1 else self.lipschitz * gain
+            return Signal(shape, lipschitz, 0.0, 0.0, 0.0, self.norm)
         widest = float(gain) if isinstance(gain, float | int) else float(gain.max())
         magnitude = widest * self.magnitude + offset
         error = widest * self.error + self.rounding(roundings) * (magnitude + widest * self.error) + local
         return replace(
             self,
-            shape=self.shape if shape is None else shape,
+            shape=shape,
             lipschitz=self.lipschitz * gain,
             magnitude=magnitude,
             error=error,

@@ -15,7 +15,7 @@ CONF = Path(lipcert.conf.__path__[0])
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 NARROW = {"hidden": 8, "shared_width": 8, "branch_width": 4, "width": 4}  # so that deep networks build in no time
-SHAPES = {"digits": (1, 8), "mnist": (1, 28), "fashion_mnist": (1, 28), "cifar10": (3, 32), "tiny_imagenet": (3, 64)}
+SHAPES = {"digits": (1, 8), "mnist": (1, 28), "fashion_mnist": (1, 28), "cifar10": (3, 32), "tiny_imagenet": (3, 64), "svhn": (3, 32)}
 
 
 def names(folder: Path) -> list[str]:
@@ -44,7 +44,7 @@ def shape(config: dict) -> tuple[int, int, int]:
 def built(config: dict) -> tuple:
     """Model (a narrow one), loss, optimizer and schedule, the schedule applied from the first step to the last."""
     classes = 200 if kind(config["dataset"]) == "tiny_imagenet" else 10
-    narrow = {key: width for key, width in NARROW.items() if key in config["model"]}
+    narrow = {key: width for key, width in NARROW.items() if isinstance(config["model"].get(key), int)}
     if "halving" in config["model"]:
         narrow["channels"] = [2 for _ in config["model"]["channels"]]
     model = build({**config["model"], **narrow}, input_shape=shape(config), num_classes=classes)

@@ -26,7 +26,7 @@ MAY = {
     "datasets": {"contracts"},
     "reporting": {"contracts"},
     "training": {"contracts"},
-    "tasks": {"contracts", "training", "reporting", "datasets", "attacks", "layers", "conf"},
+    "tasks": {"contracts", "training", "reporting", "datasets", "attacks", "layers", "bounds", "conf"},
     "cli": {"contracts", "tasks"},
 }
 # What lies outside, and who alone may import it.

@@ -136,7 +136,7 @@ def test_ibp_reaches_every_weight_and_the_running_means_once():
 
 def test_ibp_needs_a_network_to_propagate_through():
     with pytest.raises(ValueError, match="`loss=ibp` needs"):
-        IBP(num_classes=3, eps=0.1)(Fixed(LOGITS), torch.zeros(3), LABELS)
+        IBP(num_classes=3, eps=0.1).prepare(Fixed(LOGITS), SHAPE)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,11 @@ from lipcert.models.l2nnn import L2NNN
 from lipcert.models.l2nnn_cifar import L2NNNCifar
 from lipcert.models.l2nnn_deep import L2NNNDeep
 from lipcert.models.l2nnn_resnet import L2NNNResNet
+from lipcert.models.lmt_convnet import LMTConvNet
+from lipcert.models.lmt_resnet import LMTResNet
 from lipcert.models.nearest_neighbour import NearestNeighbour
 from lipcert.models.ordinary_deep import OrdinaryDeep
+from lipcert.models.parseval_resnet import ParsevalResNet
 
 SMALL = {
     L2NNN: {"channels": [2, 3], "depth": 2, "width": 8},
@@ -21,6 +24,9 @@ SMALL = {
     ConvNet: {"channels": [2, 3], "hidden": 8},
     OrdinaryDeep: {"channels": [2, 3], "shared": 2, "shared_width": 8, "branch": 2, "branch_width": 4},
     NearestNeighbour: {},
+    LMTConvNet: {"channels": [2, 4], "hidden": [8], "activation": "min_max"},
+    LMTResNet: {"depth": 10, "width": 1},
+    ParsevalResNet: {"depth": 10, "width": 2},
 }
 
 
@@ -106,7 +112,7 @@ def test_a_deep_network_starts_by_passing_distances_on():
 
 
 def test_gradients_reach_every_parameter():
-    for model in (L2NNN, L2NNNDeep, L2NNNCifar, L2NNNResNet):
+    for model in (L2NNN, L2NNNDeep, L2NNNCifar, L2NNNResNet, LMTConvNet, LMTResNet, ParsevalResNet):
         net = model(input_shape=(3, 12, 12), num_classes=3, **SMALL[model])
         for p in net.parameters():
             p.data += 0.1 * torch.randn_like(p)

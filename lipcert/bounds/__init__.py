@@ -2,6 +2,7 @@
 
 from lipcert.bounds.calculus import Walk as Walk
 from lipcert.bounds.calculus import image_signal as image_signal
+from lipcert.bounds.comparison import statistical_norm as statistical_norm
 from lipcert.bounds.estimate import Estimate as Estimate
 from lipcert.bounds.intervals import propagate as propagate
 from lipcert.bounds.intervals import worst_margins as worst_margins
@@ -9,3 +10,4 @@ from lipcert.bounds.operator_norm import convolution_norm as convolution_norm
 from lipcert.bounds.operator_norm import matrix_norm as matrix_norm
 from lipcert.bounds.operators import Convolution as Convolution
 from lipcert.bounds.operators import Matrices as Matrices
+from lipcert.bounds.operators import Operator as Operator

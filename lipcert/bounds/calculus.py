@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from lipcert.bounds.operator_norm import matrix_norm
 from lipcert.bounds.operators import Matrices, Operator, growth
@@ -53,7 +55,10 @@ class Walk:
         rule = self.rules.get(module)
         if rule is None:
             rule = self.rules[module] = self.rule_of(module, signal.norm, name)
-        return rule(self, module, signal, name)
+        out = rule(self, module, signal, name)
+        if out.unit and not (bool(out.lipschitz.isfinite().all()) and out.error == out.error):
+            raise ValueError(f"`{name or 'model'}`: {type(module).__name__} has no finite Lipschitz constant")
+        return out
 
     def rule_of(self, module: nn.Module, norm: Norm, name: str) -> Rule:
         """The module's own rule, or torch's modules' rule, or what tracing it finds; ValueError where there is none."""
@@ -74,6 +79,10 @@ class Walk:
     def check(self, module: nn.Module, name: str) -> None:
         if module._forward_hooks or module._forward_pre_hooks:
             raise ValueError(f"`{name or 'model'}`: a forward hook may change what this layer computes; remove it")
+        if "forward" in vars(module):
+            raise ValueError(f"`{name or 'model'}`: {type(module).__name__} was given another `forward`; remove it")
+        if module.training and isinstance(module, _BatchNorm | _DropoutNd):
+            raise ValueError(f"`{name or 'model'}`: {type(module).__name__} is in training mode; call `eval()` first")
 
     def matrices(self, name: str, module: Any, signal: Signal, weight: Tensor, shape: tuple[int, ...]) -> Signal:
         """The signal behind matrices (G, m, n): one for everything, or one a branch."""
@@ -91,10 +100,13 @@ class Walk:
         """The signal behind `module`, x ↦ operator(x) + bias, and the batch normalisation that follows it: the two are
         one linear map, whose norm may be far below the product of theirs."""
         plain = operator
-        factor = None if normalisation is None else self.factor(normalisation)
+        factor = None if normalisation is None else self.factor(normalisation, name)
         if factor is not None:
-            operator = operator.scaled(factor)
-        norms, claim = self.norm_of(module, signal, operator, normalisation), getattr(module, "claim", None)
+            operator = operator.scaled(factor * (1 + 1e-12))
+        norms, claim = (
+            self.norm_of(module, signal, operator, normalisation),
+            getattr(module, "claim", None) if self.measure is proved else None,
+        )
         claimed = norms if claim is None else norms.new_tensor(claim)
         if bool((norms > claimed * (1 + TOLERANCE)).any()) or not bool(norms.isfinite().all()):
             worst = int((norms / claimed).argmax())
@@ -147,15 +159,15 @@ class Walk:
         # 8 × γ_{n+2}: any summation order, and whatever blocking a library's float64 convolution uses
         return bias, 8 * signal.rounding(operator.fan_in + 2) * size
 
-    def factor(self, normalisation: Any) -> Tensor:
+    def factor(self, normalisation: Any, name: str) -> Tensor:
         """What batch normalisation multiplies every channel by, in evaluation: γ/√(running variance + eps)."""
         if normalisation.running_var is None:
-            raise ValueError("batch normalisation without running statistics is no fixed function: it has no bound")
+            raise ValueError(f"`{name}`: batch normalisation without running statistics is no fixed function")
         factor = (normalisation.running_var.detach().double() + normalisation.eps).rsqrt()
         return factor if normalisation.weight is None else factor * normalisation.weight.detach().double()
 
 
-def rule_of(module: nn.Module) -> Rule | None:
+def rule_of(module: Any) -> Rule | None:
     """torch's own modules, by the very type: a subclass may compute something else. One whose parameters are
     parametrized computes what its type does, with the weight that it then has."""
     from lipcert.bounds.modules import RULES
@@ -192,6 +204,17 @@ def branched(signal: Signal, branches: int) -> Signal:
     return replace(signal, lipschitz=signal.lipschitz.expand(branches))
 
 
+def merged(signal: Signal) -> Signal:
+    """The branches of a signal as one: squares add (in l_inf: the largest counts)."""
+    if signal.lipschitz.dim() == 0:
+        return signal
+    if signal.norm is Norm.LINF:
+        return replace(signal, lipschitz=signal.lipschitz.amax())
+    wide = math.sqrt(len(signal.lipschitz)) * (1 + 1e-14)
+    lipschitz = signal.lipschitz.norm() * (1 + 1e-14)
+    return replace(signal, lipschitz=lipschitz, magnitude=wide * signal.magnitude, error=wide * signal.error)
+
+
 def added(signals: list[Signal], name: str) -> Signal:
     """The signal behind x + y + …: Lipschitz constants, magnitudes and errors add."""
     first = signals[0]
@@ -205,10 +228,11 @@ def added(signals: list[Signal], name: str) -> Signal:
 
 def joined(signals: list[Signal], name: str) -> Signal:
     """The signal behind a concatenation along the channels: squares add (in l_inf: the largest counts)."""
+    signals = [merged(s) for s in signals]
     first = signals[0]
     if any(s.shape[1:] != first.shape[1:] for s in signals):
         raise ValueError(f"`{name}`: a concatenation of {' and '.join(str(s.shape) for s in signals)}")
-    lipschitz = torch.stack(torch.broadcast_tensors(*[s.lipschitz for s in signals]))
+    lipschitz = torch.stack([s.lipschitz for s in signals])
     shape = (sum(s.shape[0] for s in signals), *first.shape[1:])
     if first.norm is Norm.LINF:
         magnitude, error = max(s.magnitude for s in signals), max(s.error for s in signals)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lipcert.bounds.calculus import Walk
+from lipcert.bounds.calculus import Walk, rule_of
+from lipcert.bounds.modules import linear
 from lipcert.bounds.operators import Operator, normalised
 from lipcert.contracts import Norm, Signal
 
@@ -36,7 +37,7 @@ class Estimate(nn.Module):
         if Norm(getattr(model, "norm", Norm.L2)) is not Norm.L2:
             raise ValueError(f"{type(model).__name__} is certified in l_inf: power iteration estimates l2 norms")
         self.shape = tuple(shape)
-        self.last_layer = last_layer and isinstance(getattr(model, "head", None), nn.Linear)
+        self.last_layer = last_layer and rule_of(getattr(model, "head", None)) is linear
         self.walk = _Estimating(self)
         with torch.no_grad():
             for _ in range(STEPS):
@@ -60,6 +61,16 @@ class Estimate(nn.Module):
                 classes = self.walk.classes
                 pairs = lipschitz * 2**0.5 * torch.ones(classes, classes, device=device)
             return pairs - pairs.diag().diag()
+
+    def with_logits(self, model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(model(x), the estimate), as a training step needs them: with the batch's own variances. Without any, the
+        estimate comes first: its gradients then come last, which is faster by a tenth of a small network's step."""
+        if not any(isinstance(m, _BatchNorm) for m in model.modules()):
+            pairs = self(model)
+            return model(x).float(), pairs
+        with self.watching(model):
+            logits = model(x).float()
+        return logits, self(model)
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
@@ -99,7 +110,7 @@ class _Estimating(Walk):
         normalisation: nn.Module | None = None,
     ) -> Signal:
         if normalisation is not None:
-            operator = operator.scaled(self.factor(normalisation))
+            operator = operator.scaled(self.factor(normalisation, name))
         key = name.replace(".", "/")
         while key in self.seen:  # a layer that is used twice
             key += "'"
@@ -108,17 +119,19 @@ class _Estimating(Walk):
         if vector is None:
             start = torch.randn(
                 operator.groups, math.prod(operator.domain) // operator.groups, device=operator.weight.device
-            )
+            ).to(operator.weight)
             self.register(key, normalised(start).view(operator.domain))
             vector = self.vectors[key]
         sigma, following = operator.power_step(vector)  # type: ignore[arg-type]
         vector.copy_(following)  # type: ignore[union-attr]
         self.classes = shape[0]
-        return signal.after(shape, gain=sigma if signal.lipschitz.dim() else sigma.amax())
+        gain = sigma if signal.lipschitz.dim() else sigma.squeeze(0) if len(sigma) == 1 else sigma.amax()
+        return signal.after(shape, gain=gain)
 
-    def factor(self, normalisation: Any) -> Tensor:
+    def factor(self, normalisation: Any, name: str) -> Tensor:
         variance = self.variances.pop(normalisation, None)
         if variance is None:
+            super().factor(normalisation, name)  # refuses one without
             variance = normalisation.running_var
         factor = (variance + normalisation.eps).rsqrt()
         return factor if normalisation.weight is None else factor * normalisation.weight
@@ -130,6 +143,9 @@ class _Estimating(Walk):
         """The batch's mean and variance, from what they did to the running ones: no second pass over the images."""
         mean, variance = self.running.pop(module)
         momentum, (x,) = module.momentum, inputs
+        if not momentum:  # they then average over all batches, or none
+            self.variances[module] = x.transpose(0, 1).flatten(1).var(1, unbiased=False)
+            return
         count = x.numel() // x.shape[1]
         with torch.no_grad():
             mean = (module.running_mean - (1 - momentum) * mean) / momentum

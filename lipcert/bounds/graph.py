@@ -9,18 +9,35 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
+from functools import partialmethod
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.nn.modules.dropout import _DropoutNd
 
-from lipcert.bounds.calculus import Walk, added, joined, rule_of
-from lipcert.bounds.modules import convolution, linear
+from lipcert.bounds.calculus import Walk, added, joined, merged, rule_of
+from lipcert.bounds.modules import RULES, convolution, linear
 from lipcert.contracts import Norm, Signal
 
 NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d)
-BATCH = "batch"  # stands for the first axis in a shape
+
+
+class _Batch:
+    """Stands for the first axis in a shape: what a network computes from it can't be known."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("the size of a batch is not known")
+
+    def __repr__(self) -> str:
+        return "batch"
+
+
+BATCH = _Batch()
+WRITES = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
 class Traced:
@@ -28,14 +45,36 @@ class Traced:
 
     def __init__(self, module: nn.Module, name: str):
         self.root, self.name, self.kind = module, name, type(module).__name__
-        graph = trace(module, name)
-        self.steps = [(node, self.step(node)) for node in graph.nodes if not self.is_normalised(node)]
+        self.graph = trace(module, name)
+        self.steps = [(node, self.step(node)) for node in self.graph.nodes if not self.is_normalised(node)]
 
     def __call__(self, walk: Walk, module: nn.Module, signal: Signal, name: str) -> Signal:
         values: dict[fx.Node, Any] = {None: signal}  # type: ignore[dict-item]
         for node, step in self.steps:
             values[node] = step(walk, values)
+        if signal.unit:
+            self.compare(signal.shape)
         return values[node]
+
+    def compare(self, shape: tuple[int, ...]) -> None:
+        """ValueError where the module computes something else than its graph, which knows nothing of the types of its
+        inputs, of random numbers, or of what one call leaves for the next."""
+        known = (t for t in (*self.root.parameters(), *self.root.buffers()) if t.is_floating_point())
+        like = next(known, torch.empty(0, dtype=torch.float64))
+        x = torch.linspace(0, 1, 2 * math.prod(shape)).view(2, *shape).to(like)
+        try:
+            with torch.no_grad():
+                own, traced = self.root(x.clone()), fx.Interpreter(self.root, graph=self.graph).run(x.clone())
+            same = own.shape == traced.shape and torch.allclose(
+                own, traced, rtol=0, atol=1e-5 * float(own.abs().max()), equal_nan=True
+            )
+        except Exception as error:  # of a user's forward
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"`{self.name or 'model'}`: {self.kind} fails on {(2, *shape)}: {reason}") from None
+        if not same:
+            raise ValueError(
+                f"`{self.name or 'model'}`: what tracing {self.kind} finds is not what it computes; give it a `bound`"
+            )
 
     def step(self, node: fx.Node) -> Callable[[Walk, dict], Any]:
         """What a node makes of the values before it."""
@@ -91,7 +130,8 @@ class Traced:
         if user.op != "call_module" or user.args != (node,):
             return False
         first, second = (self.root.get_submodule(str(n.target)) for n in (node, user))
-        return type(first) in (nn.Linear, nn.Conv2d) and type(second) in NORMALISATIONS
+        plain = type(first) in (nn.Linear, nn.Conv2d) and not hasattr(first, "claim")
+        return plain and type(second) in NORMALISATIONS
 
 
 def trace(module: nn.Module, name: str) -> fx.Graph:
@@ -110,7 +150,22 @@ def trace(module: nn.Module, name: str) -> fx.Graph:
     return graph
 
 
+class _Proxy(fx.Proxy):
+    """Records `out += x` as what it is: torch.fx's own takes it for `out = out + x`."""
+
+    def write(self, how: Callable, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", how, (self, other), {})
+
+    __iadd__ = partialmethod(write, operator.iadd)
+    __isub__ = partialmethod(write, operator.isub)
+    __imul__ = partialmethod(write, operator.imul)
+    __itruediv__ = partialmethod(write, operator.itruediv)
+
+
 class _Tracer(fx.Tracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return hasattr(m, "bound") or hasattr(m, "fold") or rule_of(m) is not None or _is_torchs(m)
 
@@ -131,14 +186,16 @@ def _called(prefix: str, node: fx.Node) -> str:
 def _operation(walk: Walk, node: fx.Node, args: tuple, kwargs: dict, name: str, kind: str) -> Any:
     target = node.target
     signals = [a for a in _flat((args, tuple(kwargs.values()))) if isinstance(a, Signal)]
-    if not signals:  # of constants alone: computed, not bounded
-        return getattr(args[0], target)(*args[1:], **kwargs) if node.op == "call_method" else target(*args, **kwargs)  # type: ignore
-    rule = OPERATIONS.get(target)
-    if rule is not None:
-        try:
+    rule: Any = OPERATIONS.get(target)
+    try:
+        if not signals and not _overwrites(node):  # of constants alone: computed, not bounded
+            if isinstance(target, str):
+                return getattr(args[0], target)(*args[1:], **kwargs)
+            return target(*args, **kwargs)
+        if signals and rule is not None:
             return rule(walk, name, *args, **kwargs)
-        except TypeError:  # arguments that the rule doesn't know
-            pass
+    except (TypeError, AttributeError):  # arguments that the rule doesn't know
+        pass
     raise ValueError(f"`{name}`: no Lipschitz rule for {kind}, whose `forward` calls {_told(node)}")
 
 
@@ -167,7 +224,7 @@ def _add(walk: Walk, name: str, a: Any, b: Any) -> Signal:
     signal, constant = (a, b) if isinstance(a, Signal) else (b, a)
     size = abs(float(_constant(constant, name))) if signal.unit else 0.0
     entries = math.sqrt(math.prod(signal.shape)) if signal.norm is Norm.L2 else 1.0
-    return signal.after(offset=size * entries, roundings=1)
+    return signal.after(offset=size * entries, roundings=2)
 
 
 def _multiply(walk: Walk, name: str, a: Any, b: Any) -> Signal:
@@ -204,7 +261,7 @@ def _concatenate(walk: Walk, name: str, tensors: Any, dim: int = 0) -> Signal:
 def _flatten(walk: Walk, name: str, x: Signal, start_dim: int = 0, end_dim: int = -1) -> Signal:
     if start_dim != 1 or end_dim not in (-1, len(x.shape)):
         raise ValueError(f"`{name}`: only flatten(1), of all but the batch axis, has a Lipschitz rule")
-    return x.after((math.prod(x.shape),))
+    return merged(x).after((math.prod(x.shape),))
 
 
 def _view(walk: Walk, name: str, x: Signal, *shape: Any) -> Signal:
@@ -212,15 +269,15 @@ def _view(walk: Walk, name: str, x: Signal, *shape: Any) -> Signal:
     total = math.prod(x.shape)
     known = math.prod(side for side in sides[1:] if side != -1)
     sides[1:] = [total // known if side == -1 else side for side in sides[1:]]
-    if sides[0] not in (BATCH, -1) or math.prod(sides[1:]) != total:
+    if (sides[0] is not BATCH and sides[0] != -1) or math.prod(sides[1:]) != total:
         raise ValueError(f"`{name}`: only views that keep the batch axis first have a Lipschitz rule")
-    return x.after(tuple(sides[1:]))
+    return merged(x).after(tuple(sides[1:]))
 
 
 def _mean(walk: Walk, name: str, x: Signal, dim: Any = None, keepdim: bool = False) -> Signal:
     if len(x.shape) != 3 or sorted(d % 4 for d in _flat(dim)) != [2, 3]:
         raise ValueError(f"`{name}`: only means over the positions, axes 2 and 3, have a Lipschitz rule")
-    out = walk(nn.AdaptiveAvgPool2d(1), x, name)
+    out = RULES[nn.AdaptiveAvgPool2d](walk, nn.AdaptiveAvgPool2d(1), x, name)
     return out if keepdim else out.after(out.shape[:1])
 
 
@@ -243,7 +300,7 @@ def _dropout(walk: Walk, name: str, x: Signal, p: float = 0.5, training: bool = 
 
 def _as_module(kind: type[nn.Module]) -> Callable[..., Signal]:
     def rule(walk: Walk, name: str, x: Signal, *args: Any, **kwargs: Any) -> Signal:
-        return walk(kind(*args, **kwargs), x, name)
+        return RULES[kind](walk, kind(*args, **kwargs), x, name)
 
     return rule
 
@@ -284,8 +341,13 @@ OPERATIONS: dict[Any, Callable[..., Any]] = {
     getattr: _attribute,
     F.dropout: _dropout,
 }
-WRITES = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
-SHARING = ("view", "reshape", "flatten", "contiguous", torch.flatten, F.dropout)  # may give their input itself
+KEEPING = (nn.Identity, nn.Flatten, _DropoutNd)  # may give their input itself
+SHARING = ("view", "reshape", "flatten", "contiguous", torch.flatten, F.dropout)  # so may these
+
+
+def _overwrites(node: fx.Node) -> bool:
+    method = node.op == "call_method" and str(node.target).endswith("_")
+    return method or node.target in WRITES or bool(node.kwargs.get("inplace"))
 
 
 def _check_writes(graph: fx.Graph, root: nn.Module, name: str) -> None:
@@ -298,10 +360,11 @@ def _check_writes(graph: fx.Graph, root: nn.Module, name: str) -> None:
     written: list[fx.Node] = []
     for node in graph.nodes:
         module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
-        overwrites = node.target in WRITES or (isinstance(node.target, str) and node.target.endswith("_"))
-        overwrites = (overwrites and node.op != "call_module") or bool(getattr(module, "inplace", False))
-        overwrites = overwrites or bool(node.kwargs.get("inplace"))
-        same = overwrites or node.target in SHARING or isinstance(module, nn.Identity | nn.Dropout | nn.Flatten)
+        inside = (
+            [] if module is None else list(module.modules())
+        )  # one with a `bound` may give back its input, or write
+        overwrites = _overwrites(node) or any(getattr(m, "inplace", False) for m in inside)
+        same = overwrites or node.target in SHARING or hasattr(module, "bound") or isinstance(module, KEEPING)
         sources = [a for a in node.args[:1] if isinstance(a, fx.Node)]
         shares[node] = shares[sources[0]] if same and sources else set()
         shares[node].add(node)

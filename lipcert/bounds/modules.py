@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipcert.bounds.calculus import Rule, Walk, branched, length, shift_of
+from lipcert.bounds.calculus import Rule, Walk, branched, length, merged, shift_of
 from lipcert.bounds.operator_norm import matrix_norm
 from lipcert.bounds.operators import Convolution, Matrices
 from lipcert.contracts import Norm, Signal
@@ -24,13 +24,13 @@ def _exact(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
 def _flatten(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
     if (module.start_dim, module.end_dim) != (1, -1):
         raise ValueError(f"`{name}`: only Flatten() of all but the batch axis has a Lipschitz rule")
-    return signal.after((math.prod(signal.shape),))
+    return merged(signal).after((math.prod(signal.shape),))
 
 
 def linear(walk: Walk, module: Any, signal: Signal, name: str, normalisation: nn.Module | None = None) -> Signal:
     if signal.shape != (module.in_features,):
         raise ValueError(f"`{name}`: {module.in_features} features expected, {signal.shape} found")
-    weight = module.weight[None]
+    signal, weight = merged(signal), module.weight[None]
     if len(getattr(module, "claim", [1.0])) > 1:  # unit rows: every output is a branch by itself
         signal, weight = branched(signal, module.out_features), module.weight[:, None]
     return walk.linear(name, module, signal, Matrices(weight), (module.out_features,), normalisation)
@@ -55,7 +55,7 @@ def batch_norm(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
     """By itself: a diagonal map."""
     if signal.shape[0] != module.num_features:
         raise ValueError(f"`{name}`: {module.num_features} channels expected, {signal.shape} found")
-    factor = walk.factor(module)
+    factor = walk.factor(module, name)
     steepest = factor.abs().max() * (1 + 1e-12)
     if not signal.unit:
         return signal.after(gain=steepest)
@@ -85,7 +85,9 @@ def _elementwise(slope: Callable[[Any], float], at_zero: Callable[[Any], float] 
 def _softplus(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
     out = _elementwise(lambda m: 1.0, lambda m: math.log(2) / m.beta)(walk, module, signal, name)
     entries = math.sqrt(math.prod(signal.shape)) if signal.norm is Norm.L2 else 1.0
-    return out.after(local=math.exp(-module.threshold) / module.beta * entries)  # torch goes over to x there, in a step
+    return out.after(
+        local=math.exp(-module.threshold) / abs(module.beta) * entries
+    )  # torch goes over to x there, in a step
 
 
 def _max_pool(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
@@ -178,9 +180,9 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.ReLU6: _exact,
     nn.Hardtanh: _elementwise(lambda m: 1.0, lambda m: max(m.min_val, min(0.0, m.max_val))),
     nn.LeakyReLU: _elementwise(lambda m: max(1.0, abs(m.negative_slope))),
-    nn.PReLU: _elementwise(lambda m: max(1.0, float(m.weight.detach().abs().max()))),
+    nn.PReLU: _elementwise(lambda m: m.weight.detach().abs().max().clamp_min(1.0)),
     nn.ELU: _elementwise(lambda m: max(1.0, abs(m.alpha))),
-    nn.CELU: _elementwise(lambda m: 1.0),
+    nn.CELU: _elementwise(lambda m: 1.0 if m.alpha > 0 else math.inf),
     nn.SELU: _elementwise(lambda m: SELU),
     nn.Softplus: _softplus,
     nn.Sigmoid: _elementwise(lambda m: 0.25, lambda m: 0.5),

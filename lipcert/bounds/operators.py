@@ -62,7 +62,7 @@ def growth(operator: Operator, norm: Norm) -> Tensor:
 
 def normalised(u: Tensor) -> Tensor:
     """(G, n), each row of length 1."""
-    return u / u.norm(dim=1, keepdim=True).clamp_min(TINY)
+    return u / (torch.linalg.vector_norm(u, dim=1, keepdim=True) + TINY)
 
 
 def _row_sums(matrices: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class Convolution:
         tiling = {"dilation": self.dilation, "padding": self.padding, "stride": self.stride}
         kernel = self.weight.shape[2:]
         columns = F.unfold(u[None], kernel, **tiling).view(self.groups, self.fan_in, -1)  # a window each
-        sigma, back = _Step.apply(self.weight.view(self.groups, -1, self.fan_in), columns)
+        sigma, back = _Step.apply(self.weight, columns)
         following = F.fold(back.view(1, -1, back.shape[-1]), self.size, kernel, **tiling)
         return sigma, normalised(following.view(self.groups, -1)).view(self.domain)
 
@@ -174,21 +174,23 @@ TINY = 1e-20
 
 
 class _Step(torch.autograd.Function):
-    """(W, columns) ↦ (‖W·columns‖ a group, and what leads back) for (G, m, n) and (G, n, positions), both in one matrix
-    product each. The norm's gradient, V·columnsᵀ with V the normalised image, is known at once.
+    """(W, columns) ↦ (‖W·columns‖ a group, and what leads back) for a W that is (G, m, n) and (G, n, positions), in one
+    matrix product each. The norm's gradient, V·columnsᵀ with V the normalised image, is known at once.
     """
 
     @staticmethod
     def forward(ctx, weight: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        v = weight @ columns
-        sigma = v.flatten(1).norm(dim=1)
-        v /= sigma.clamp_min(TINY)[:, None, None]
+        matrices = weight.view(len(columns), -1, columns.shape[1])
+        v = matrices @ columns
+        sigma = torch.linalg.vector_norm(v, dim=(1, 2))
+        v /= (sigma + TINY)[:, None, None]
         ctx.save_for_backward(v, columns)
-        back = weight.mT @ v
+        ctx.shape = weight.shape
+        back = matrices.mT @ v
         ctx.mark_non_differentiable(back)
         return sigma, back
 
     @staticmethod
     def backward(ctx, grad: Tensor, _: Any) -> Any:
         v, columns = ctx.saved_tensors
-        return (grad[:, None, None] * v) @ columns.mT, None
+        return ((grad[:, None, None] * v) @ columns.mT).view(ctx.shape), None

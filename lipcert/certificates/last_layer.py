@@ -32,20 +32,23 @@ class LastLayer:
                 "none: use `certificate=margin`"
             )
         image = image_signal(shape, norm=norm_of(model))
-        walk = Walk()
+        walk = self.walk()
         trunk = walk(features, image, "features")
         if trunk.lipschitz.dim():
             raise ValueError(
                 "`certificate=last_layer` needs a shared trunk; this one is branched: use `certificate=margin`"
             )
         logits = walk(head, trunk, "head")  # also the head's own rounding error
-        claimed = Walk(False, walk.norms)(features, image, "features").lipschitz
+        claimed = Walk(False, walk.norms, walk.measure)(features, image, "features").lipschitz
         rows = head.weight.detach().double()
         difference = length((rows[:, None] - rows[None]), trunk.norm)  # (K, K)
         pairs = difference * trunk.lipschitz * (1 + 4e-16)
         report = bound_report(trunk.lipschitz, torch.as_tensor(claimed), walk.rows[:-1])
         judge = pairwise_judge(lambda x: head(features(x)), pairs, logits.error)
         return BoundCertificate(self.kind, trunk.norm, judge, report, pairs)
+
+    def walk(self) -> Walk:
+        return Walk()
 
 
 def length(rows: Tensor, norm: Norm) -> Tensor:

@@ -16,6 +16,8 @@ class MinMax(nn.Module):
     norms = (Norm.L2, Norm.LINF)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] % 2:  # chunks of 2 and 1 channels would broadcast
+            raise ValueError(f"MinMax sorts pairs of channels, {x.shape[1]} are none")
         first, second = x.chunk(2, 1)
         return torch.cat([torch.maximum(first, second), torch.minimum(first, second)], 1)
 

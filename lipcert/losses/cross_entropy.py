@@ -12,12 +12,12 @@ from torch.nn import functional as F
 class CrossEntropy(nn.Module):
     """Mean cross-entropy of the logits; with an `adversary` (an attack), of the images that it distorts.
 
-    `head_decay`/2·‖W‖² of the last layer's weight is added: weight decay for that layer alone, as SGD would do it.
+    `head_decay`/2·(‖W‖² + ‖b‖²) of the last layer is added: weight decay for that layer alone, as SGD would do it.
     """
 
     def __init__(self, *, num_classes: int, adversary: Callable[..., Tensor] | None = None, head_decay: float = 0.0):
         super().__init__()
-        if head_decay < 0:
+        if not 0 <= head_decay < float("inf"):
             raise ValueError(f"`loss.head_decay` must be at least 0, got {head_decay}")
         self.adversary, self.head_decay = adversary, head_decay
 
@@ -32,5 +32,5 @@ class CrossEntropy(nn.Module):
             x = self.adversary(model, x, y, None)
         loss = F.cross_entropy(model(x).float(), y)
         if self.head_decay:
-            loss = loss + self.head_decay / 2 * model.head.weight.square().sum()
+            loss = loss + self.head_decay / 2 * sum(p.square().sum() for p in model.head.parameters())
         return {"loss": loss}

@@ -22,19 +22,20 @@ class GloRo(nn.Module):
 
     def __init__(self, *, num_classes: int, eps: float, weight: float = 1.0):
         super().__init__()
-        if eps < 0 or weight < 0:
+        if not (0 <= eps < float("inf") and 0 <= weight < float("inf")):
             raise ValueError(f"`loss.eps` and `loss.weight` must be at least 0, got {eps} and {weight}")
         self.eps, self.weight = eps, weight
 
     def prepare(self, model: nn.Module, input_shape: tuple[int, ...]) -> None:
-        self.estimate = Estimate(model, input_shape)
+        try:
+            self.estimate = Estimate(model, input_shape)
+        except ValueError as error:
+            raise ValueError(f"`loss=gloro` can't train {type(model).__name__}, take another loss: {error}") from None
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
-        with self.estimate.watching(model):
-            logits = model(x).float()
-        pairs = self.estimate(model)
+        logits, pairs = self.estimate.with_logits(model, x)
         first = logits.argmax(1, keepdim=True)
-        bottom = (logits + self.eps * pairs[first[:, 0]]).scatter(1, first, -torch.inf).amax(1)
+        bottom = (logits + self.eps * pairs.index_select(0, first[:, 0])).scatter(1, first, -torch.inf).amax(1)
         natural = F.cross_entropy(logits, y)
         robust = F.softplus(bottom - logits.logsumexp(1)).mean()
         loss = natural + self.weight * robust

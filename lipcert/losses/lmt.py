@@ -23,20 +23,21 @@ class LMT(nn.Module):
 
     def __init__(self, *, num_classes: int, c: float, proposition: int = 2):
         super().__init__()
-        if c < 0 or proposition not in (1, 2):
+        if not 0 <= c < float("inf") or proposition not in (1, 2):
             raise ValueError(f"`loss.c` must be at least 0 and `loss.proposition` 1 or 2, got {c} and {proposition}")
         self.c, self.proposition = c, proposition
 
     def prepare(self, model: nn.Module, input_shape: tuple[int, ...]) -> None:
-        self.estimate = Estimate(model, input_shape, last_layer=self.proposition == 2)
+        try:
+            self.estimate = Estimate(model, input_shape, last_layer=self.proposition == 2)
+        except ValueError as error:
+            raise ValueError(f"`loss=lmt` can't train {type(model).__name__}, take another loss: {error}") from None
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
-        with self.estimate.watching(model):
-            logits = model(x).float()
-        pairs = self.estimate(model)
-        ahead = (self.c * pairs)[y]
+        logits, pairs = self.estimate.with_logits(model, x)
+        ahead = self.c * pairs.index_select(0, y)
         with torch.no_grad():
             margins = logits.gather(1, y[:, None]) - logits
-            share = (margins / ahead).nan_to_num(1.0).scatter_(1, y[:, None], 1.0).amin(1).clamp_(0, 1)  # 0/0: c is 0
+            share = (margins / ahead).nan_to_num_(1.0).amin(1).clamp_(0, 1)  # the label's own is 0/0
         loss = F.cross_entropy(logits + share[:, None] * ahead, y)
         return {"loss": loss, "steepness": pairs.detach().amax(), "share": share.mean()}

@@ -19,7 +19,7 @@ class SpectralNorm(nn.Module):
 
     def __init__(self, *, num_classes: int, rate: float = 0.01):
         super().__init__()
-        if rate < 0:
+        if not 0 <= rate < float("inf"):
             raise ValueError(f"`loss.rate` must be at least 0, got {rate}")
         self.rate = rate
 

@@ -33,6 +33,11 @@ class LMTConvNet(Headed):
             raise ValueError(f"`model.channels`, `kernels` and `strides` must have one entry a layer, got {given}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"`model.activation` must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        if activation == "min_max" and any(n % 2 for n in (*channels, *hidden)):
+            given = f"{list(channels)} and {list(hidden)}"
+            raise ValueError(
+                f"`model.channels` and `model.hidden` must be even for min_max, which sorts pairs; got {given}"
+            )
         inputs, *sides = input_shape
         layers: list[nn.Module] = []
         for outputs, kernel, stride in zip(channels, kernels, strides, strict=True):

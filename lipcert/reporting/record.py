@@ -53,7 +53,8 @@ KEYS: dict[str, str] = {
     "lipschitz_by_construction": "the same bound as construction gives it, before the layers' norms are measured",
     "enlargement": "factor by which measuring the layers' norms enlarged every radius",
     "gram_slack": "the part of that factor by which b(W) overestimates the matrices' norms; the rest is the tiling's",
-    "layers": "the layers of the bound, in order, each with its own numbers",
+    "failure_probability": "with which a statistical bound is none, at most; null for a proof",
+    "layers": "the layers of the bound, in order: norm, bound up to here, and cost, the bound over what it'd be at norm 1",
     "robust_accuracy": "{attack: {eps: fraction of the attacked images that stay rightly classified}}",
     "attacked_images": "{attack: number of test images it was run on}",
     "median_distance": "{attack that looks for the smallest distance: median; null if it failed on half of them}",
@@ -88,7 +89,7 @@ def summary(
         record[part] = chosen.get("_target_") if isinstance(chosen, Mapping) else chosen
     if certificate_rows:
         record |= _certified(certificate_rows, norm, eps.get(norm, ()), report)
-    bounds = ("lipschitz_bound", "lipschitz_by_construction", "enlargement", "gram_slack")
+    bounds = ("lipschitz_bound", "lipschitz_by_construction", "enlargement", "gram_slack", "failure_probability")
     record |= {key: report.get(key) for key in bounds}
     record["layers"] = report.get("layers", [])
     record["robust_accuracy"], record["attacked_images"], record["median_distance"] = {}, {}, {}
@@ -122,6 +123,24 @@ def run_table(summary: Mapping[str, Any], where: str | Path | None = None) -> Ta
     table.add_column(justify="right")
     for name, value in _lines(summary):
         table.add_row(escape(name), value)
+    return table
+
+
+def layer_table(summary: Mapping[str, Any]) -> Table | None:
+    """The bound of a run's summary.json layer by layer, and what each layer costs it; None where it has no layers."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not summary["layers"]:
+        return None
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("layer", overflow="fold")
+    for heading in ("norm", "bound so far", "cost to the bound"):
+        table.add_column(heading, justify="right")
+    for row in summary["layers"]:
+        numbers_ = (f"{row[key]:.6g}" if row.get(key) is not None else "" for key in ("norm", "lipschitz"))
+        table.add_row(escape(row["layer"]), *numbers_, f"× {row['cost']:.4g}" if "cost" in row else "")
     return table
 
 

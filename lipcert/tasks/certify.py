@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -29,6 +29,10 @@ def run(
     *,
     run: str,
     certificate: dict | None,
+    analysis: Literal["tightness"] | None,
+    attack: dict | None,
+    draws: int,
+    noise: float,
     data_dir: str | None,
     device: str,
     batch_size: int,
@@ -36,13 +40,36 @@ def run(
     seed: int,
     output_dir: str | None,
 ) -> None:
-    """The command: certifies the run of directory `run` and rewrites its record."""
+    """The command: certifies the run of directory `run` and rewrites its record.
+
+    `attack`, `draws` and `noise` are the analysis's.
+    """
+    from lipcert.tasks import tightness  # which evaluates as this module does
+
     check_device(device)
     directory = Path(run)
-    loaded = load_run(directory, data_dir=data_dir, trust=trust)
-    certify(directory, *loaded, certificate=certificate, device=device, batch_size=batch_size)
+    config, model, dataset = load_run(directory, data_dir=data_dir, trust=trust)
+    if analysis:
+        tightness.check(model, certificate or config["certificate"], attack, draws, noise)
+    bound = certify(directory, config, model, dataset, certificate=certificate, device=device, batch_size=batch_size)
     record.write(directory)
+    if analysis and attack:
+        tightness.analyse(
+            directory,
+            config,
+            model,
+            dataset,
+            bound,
+            attack=attack,
+            draws=draws,
+            noise=noise,
+            seed=seed,
+            device=device,
+            batch_size=batch_size,
+        )
     record.show(directory)
+    if analysis:
+        tightness.show(directory)
 
 
 def load_run(directory: Path, *, data_dir: str | None = None, trust: bool = False) -> tuple[dict, nn.Module, Dataset]:
@@ -65,8 +92,10 @@ def certify(
     certificate: dict | None = None,
     device: str = "cpu",
     batch_size: int = 500,
-) -> None:
-    """Writes certificates.csv, one row a test image, and certificate.json: the bound and what it was measured on."""
+) -> BoundCertificate:
+    """Writes certificates.csv, one row a test image, and certificate.json: the bound and what it was measured on.
+
+    Returns the certificate as it is bound to the network."""
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
     chosen = certificate or config["certificate"]
@@ -87,6 +116,7 @@ def certify(
         **bound.report,
     }
     write_atomic(directory / store.CERTIFICATE, json.dumps(facts, indent=1))
+    return bound
 
 
 def certify_images(

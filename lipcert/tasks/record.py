@@ -15,7 +15,7 @@ from rich.console import Console
 from lipcert.contracts import AttackRow, CertificateBroken, CertificateRow
 from lipcert.reporting.curves import run_figure, save_png
 from lipcert.reporting.numbers import broken_certificates
-from lipcert.reporting.record import run_table, summary, write_json_atomic
+from lipcert.reporting.record import layer_table, run_table, summary, write_json_atomic
 from lipcert.reporting.rows import read_rows
 from lipcert.tasks import store
 
@@ -59,10 +59,12 @@ def write(directory: Path, finished: bool | None = None) -> None:
     write_json_atomic(directory / store.SUMMARY, content)  # last: a run that has it is finished
 
 
-def show(directory: Path) -> None:
-    """The final table on the terminal."""
-    console = Console()
-    console.print(run_table(store.read_summary(directory)))
+def show(directory: Path, layers: bool = False) -> None:
+    """The final table on the terminal; with `layers`, the bound layer by layer before it."""
+    console, summary = Console(), store.read_summary(directory)
+    if layers and (table := layer_table(summary)):
+        console.print(table)
+    console.print(run_table(summary))
     console.print(f"record: {directory}", soft_wrap=True, highlight=False)
 
 
