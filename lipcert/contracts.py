@@ -178,6 +178,15 @@ class Signal:
         """γ_n = n·u/(1 − n·u): the relative error of n roundings in a row (Higham, *Accuracy and Stability*, §3.1)."""
         return operations * self.unit / (1 - operations * self.unit)
 
+    def merged(self) -> Signal:
+        """The branches as one: squares add (in l_inf: the largest counts)."""
+        if self.lipschitz.dim() == 0:
+            return self
+        if self.norm is Norm.LINF:
+            return replace(self, lipschitz=self.lipschitz.amax())
+        wide, lipschitz = len(self.lipschitz) ** 0.5 * (1 + 1e-14), self.lipschitz.norm() * (1 + 1e-14)
+        return replace(self, lipschitz=lipschitz, magnitude=wide * self.magnitude, error=wide * self.error)
+
     def after(
         self,
         shape: tuple[int, ...] | None = None,
@@ -194,7 +203,7 @@ class Signal:
         if not self.unit:
             lipschitz = self.lipschitz if isinstance(gain, float) and gain == 1 else self.lipschitz * gain
             return Signal(shape, lipschitz, 0.0, 0.0, 0.0, self.norm)
-        widest = float(gain) if isinstance(gain, float | int) else float(gain.max())
+        widest = float(gain) if isinstance(gain, float | int) else float(gain.detach().max())
         magnitude = widest * self.magnitude + offset
         error = widest * self.error + self.rounding(roundings) * (magnitude + widest * self.error) + local
         return replace(

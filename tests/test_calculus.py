@@ -3,6 +3,7 @@ its rule says; what has no rule is refused by name; and the training-time estima
 
 import copy
 import math
+import operator
 import random
 
 import pytest
@@ -12,12 +13,12 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from lipcert.bounds import Estimate, Walk, image_signal
-from lipcert.bounds.calculus import branched, merged
+from lipcert.bounds.calculus import branched
 from lipcert.bounds.modules import RULES
 from lipcert.certificates.last_layer import LastLayer
 from lipcert.certificates.margin import Margin
 from lipcert.contracts import Norm
-from lipcert.layers import BranchLinear, NonexpansiveLinear, fold
+from lipcert.layers import BranchLinear, JoinBranches, NonexpansiveLinear, fold
 from lipcert.models.headed import Headed
 from lipcert.models.lmt_convnet import LMTConvNet
 from lipcert.models.lmt_resnet import LMTResNet
@@ -112,7 +113,7 @@ MODULES = [  # (module, shape, how far above what is found the bound may be; Non
     (nn.AdaptiveAvgPool2d(1), IMAGE, 1.001),
     (nn.AdaptiveAvgPool2d((4, 3)), IMAGE, 1.001),
     (nn.Hardtanh(), FLAT, 1.001),
-    (nn.Hardtanh(0.5, 3.0), FLAT, 1.001),
+    (nn.Hardtanh(2.0, 3.0), FLAT, 1.001),
     (nn.LeakyReLU(0.2), FLAT, 1.001),
     (nn.LeakyReLU(-3.0), FLAT, 1.001),
     (nn.PReLU(), FLAT, 1.001),
@@ -150,6 +151,13 @@ def test_the_slope_of_an_activation_is_nowhere_above_its_bound(module):
     signal = Walk()(copy.deepcopy(module).double().eval(), image_signal(FLAT, norm=Norm.LINF))
     steps = x.diff().abs()
     assert (y.diff().abs() <= (float(signal.lipschitz) + 1e-12) * steps + 1e-13 + jump).all()
+
+
+def test_the_step_of_a_softplus_is_an_error():
+    module, near = nn.Softplus(3.0, threshold=2.0).double(), 2 / 3
+    a, b = (module(torch.tensor([near + d], dtype=torch.float64)) for d in (-1e-9, 1e-9))
+    signal = Walk()(module, image_signal((1,)))
+    assert 0.03 < float((a - b).abs()) <= 2e-9 * float(signal.lipschitz) + signal.error
 
 
 # ---------------------------------------- a linear map and its batch normalisation
@@ -337,6 +345,7 @@ TRACED = {
         IMAGE,
     ),
     "sum of several": (lambda: module_of(lambda s, x: sum([x, s.f(x), s.f(s.f(x))]), f=nn.Linear(7, 7)), FLAT),
+    "x + 1": (lambda: module_of(lambda s, x: x + 1), FLAT),
     "a default": (lambda: module_of(lambda s, x, scale=3.0: scale * x), FLAT),
     "scaled by its size": (lambda: module_of(lambda s, x: s.f(x) / x.shape[1] ** 0.5, f=nn.Linear(7, 5)), FLAT),
     "a buffer": (lambda: module_of(lambda s, x: s.f.running_var[0] * s.f(x), f=nn.BatchNorm1d(7)), FLAT),
@@ -351,6 +360,7 @@ TRACED = {
         FLAT,
     ),
     "a subclass that is traced": (lambda: type("R", (nn.ReLU,), {"forward": lambda s, x: 5 * F.relu(x)})(), FLAT),
+    "numbers of its own": (lambda: module_of(lambda s, x: s.bound * s.f(x), f=nn.Linear(7, 3), bound=3.0), FLAT),
     "dense": (Dense, IMAGE),
     "torchvision's resnet": (ResNet, (2, 8, 8)),
 }
@@ -380,6 +390,7 @@ def test_a_sum_and_a_concatenation_are_what_they_say():
         (lambda s, x: s.a(x) - s.b(x), la + lb),
         (lambda s, x: torch.cat([s.a(x), s.b(x)], 1), math.hypot(la, lb)),
         (lambda s, x: -0.5 * s.a(x), la / 2),
+        (lambda s, x: 3 - s.a(x) / 4, la / 4),
     ):
         bound = Walk()(module_of(forward, a=a, b=b), image_signal(FLAT)).lipschitz
         assert float(bound) == pytest.approx(expected, rel=1e-9)
@@ -542,7 +553,8 @@ REFUSED = {
         flat(lambda s, x: [y := s.f(x), y + s.h(y)][1], h=Headed(nn.LeakyReLU(5.0, True), nn.Identity())),
         "overwrites",
     ),
-    "the image itself": (flat(lambda s, x: [x.add_(s.f(x)), x][1]), "overwrites"),
+    "the image itself": (flat(lambda s, x: x.add_(s.f(x))), "overwrites"),
+    "the image itself, +=": (flat(lambda s, x: [y := x.view(-1, 7), operator.iadd(y, s.f(x))][1]), "overwrites"),
     "its own parameter": (flat(lambda s, x: x * s.a.detach().mul_(2), a=nn.Parameter(torch.ones(()))), "calls mul_"),
     "a hook": (with_hook, "`1`: a forward hook"),
     "another forward": (with_forward, "`1`: ReLU was given another `forward`"),
@@ -654,11 +666,13 @@ def test_what_sees_all_branches_moves_as_they_all_do():
         lambda s, x: s.again(s.flat(s.fork(x))),
         lambda s, x: s.again(s.fork(x).view(x.size(0), -1)),
         lambda s, x: s.mix(s.fork(x).flatten(1)),
-        lambda s, x: torch.cat([s.fork(x), s.fork(x)], 1),
+        lambda s, x: s.few(s.join(s.single(x))),
+        lambda s, x: torch.cat([s.fork(x), 10 * s.fork(x)], 1),
     ):
         parts = {"fork": BranchLinear(3, 7, 4), "again": BranchLinear(3, 12, 2), "mix": nn.Linear(12, 3)}
+        parts |= {"single": BranchLinear(3, 7, 1), "join": JoinBranches(), "few": nn.Linear(3, 2)}
         net = fold(module_of(forward, **parts, flat=nn.Flatten()).double())
-        for part in (net.fork, net.again):  # not what falls to a branch alone, but to all of them together
+        for part in (net.fork, net.again, net.single):  # not what falls to a branch alone, but to all of them together
             part.weight.copy_(part.weight[:1].expand_as(part.weight))
         signal = Walk()(net, image_signal(FLAT))
         found = jacobians(net, torch.rand(2, 7).double()).view(2, max(1, signal.lipschitz.numel()), -1, 7)
@@ -667,8 +681,8 @@ def test_what_sees_all_branches_moves_as_they_all_do():
 
 def test_branches_merge():
     signal = branched(image_signal(FLAT), 4)
-    assert float(merged(signal).lipschitz) == pytest.approx(2.0)
-    assert float(merged(branched(image_signal(FLAT, norm=Norm.LINF), 4)).lipschitz) == 1
+    assert float(signal.merged().lipschitz) == pytest.approx(2.0)
+    assert float(branched(image_signal(FLAT, norm=Norm.LINF), 4).merged().lipschitz) == 1
 
 
 def test_a_claim_says_nothing_of_the_normalisation_behind_it():

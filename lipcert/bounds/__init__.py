@@ -2,6 +2,7 @@
 
 from lipcert.bounds.calculus import Walk as Walk
 from lipcert.bounds.calculus import image_signal as image_signal
+from lipcert.bounds.calculus import note_costs as note_costs
 from lipcert.bounds.comparison import statistical_norm as statistical_norm
 from lipcert.bounds.estimate import Estimate as Estimate
 from lipcert.bounds.intervals import propagate as propagate

@@ -65,7 +65,7 @@ class Walk:
         from lipcert.bounds.graph import Traced
 
         self.check(module, name)
-        if not hasattr(module, "bound"):
+        if not hasattr(type(module), "bound"):
             return rule_of(module) or Traced(module, name)
         order = type(module).__mro__
         forward, bound = (next(i for i, c in enumerate(order) if m in vars(c)) for m in ("forward", "bound"))
@@ -99,14 +99,14 @@ class Walk:
     ) -> Signal:
         """The signal behind `module`, x ↦ operator(x) + bias, and the batch normalisation that follows it: the two are
         one linear map, whose norm may be far below the product of theirs."""
-        plain = operator
-        factor = None if normalisation is None else self.factor(normalisation, name)
-        if factor is not None:
+        offset, local, before = self.affine(module, signal, operator, shape)
+        if normalisation is not None:
+            factor = self.factor(normalisation, name)
             operator = operator.scaled(factor * (1 + 1e-12))
-        norms, claim = (
-            self.norm_of(module, signal, operator, normalisation),
-            getattr(module, "claim", None) if self.measure is proved else None,
-        )
+            offset, rounding = standardised(normalisation, factor, module.bias, before, signal, shape)
+            local = float(factor.abs().max()) * local + rounding
+        norms = self.norm_of(module, signal, operator, normalisation)
+        claim = getattr(module, "claim", None) if self.measure is proved else None
         claimed = norms if claim is None else norms.new_tensor(claim)
         if bool((norms > claimed * (1 + TOLERANCE)).any()) or not bool(norms.isfinite().all()):
             worst = int((norms / claimed).argmax())
@@ -118,10 +118,7 @@ class Walk:
         branched = signal.lipschitz.dim() == 1
         if branched and len(gain) != len(signal.lipschitz):
             raise ValueError(f"`{name}`: {len(gain)} groups do not match {len(signal.lipschitz)} branches")
-        if self.gains is not None:
-            gain = gain.clone().requires_grad_()
-            self.gains.append(gain)
-        row: dict[str, Any] = {"layer": name, "norm": float(norms.max())}
+        row = {"layer": name, "norm": float(norms.max())}
         if claim is not None:
             tiling = math.sqrt(operator.tiles())
             reshaped = matrix_norm(operator.matrices()) * tiling  # what b(W) could have claimed, had it been exact
@@ -130,18 +127,16 @@ class Walk:
                 "gram_slack": float((claimed / reshaped).max()),
                 "tiling_slack": float((reshaped / norms).max()),
             }
-        offset, local = self.affine(module, signal, plain, shape)
-        if normalisation is not None and factor is not None:
-            scale, steepest = (
-                shift_of(normalisation, factor, module.bias, signal.norm, shape),
-                float(factor.abs().max()),
-            )
-            before = float(growth(plain, signal.norm).max()) * (signal.magnitude + signal.error) + offset
-            mean = length(normalisation.running_mean, signal.norm, shape)  # type: ignore[arg-type]
-            beta = 0.0 if normalisation.bias is None else length(normalisation.bias, signal.norm, shape)  # type: ignore
-            local = steepest * local + signal.rounding(8) * (steepest * (before + local + mean) + beta)
-            offset = scale
-        out = signal.after(shape, gain=gain if branched else gain.max(), offset=offset, local=local)
+        return self.carried(row, signal, shape, gain if branched else gain.max(), offset, local)
+
+    def carried(
+        self, row: dict[str, Any], signal: Signal, shape: tuple[int, ...], gain: Tensor, offset: float, local: float
+    ) -> Signal:
+        """`signal.after(...)`, noted as a row."""
+        if self.gains is not None:
+            gain = gain.clone().requires_grad_()
+            self.gains.append(gain)
+        out = signal.after(shape, gain=gain, offset=offset, local=local)
         self.rows.append(row | {"lipschitz": float(out.lipschitz.detach().max())})
         return out
 
@@ -152,12 +147,16 @@ class Walk:
             self.norms[key] = self.measure(operator, signal.norm)
         return self.norms[key]
 
-    def affine(self, module: Any, signal: Signal, operator: Operator, shape: tuple[int, ...]) -> tuple[float, float]:
-        """(the bias's norm over all positions, what rounding adds where operator(x) + bias is evaluated)."""
+    def affine(
+        self, module: Any, signal: Signal, operator: Operator, shape: tuple[int, ...]
+    ) -> tuple[float, float, float]:
+        """Of operator(x) + bias: the bias's norm over all positions, what rounding adds, and the norm of what comes out
+        of it, rounding included."""
         bias = 0.0 if module.bias is None else length(module.bias, signal.norm, shape)
         size = float(growth(operator, signal.norm).max()) * (signal.magnitude + signal.error) + bias
         # 8 × γ_{n+2}: any summation order, and whatever blocking a library's float64 convolution uses
-        return bias, 8 * signal.rounding(operator.fan_in + 2) * size
+        local = 8 * signal.rounding(operator.fan_in + 2) * size
+        return bias, local, size + local
 
     def factor(self, normalisation: Any, name: str) -> Tensor:
         """What batch normalisation multiplies every channel by, in evaluation: γ/√(running variance + eps)."""
@@ -187,11 +186,30 @@ def length(entries: Tensor, norm: Norm, shape: tuple[int, ...]) -> float:
     return float(entries.norm()) * math.sqrt(positions) * (1 + 1e-12)
 
 
-def shift_of(normalisation: Any, factor: Tensor, bias: Tensor | None, norm: Norm, shape: tuple[int, ...]) -> float:
-    """The norm of what batch normalisation behind `bias` makes of 0: (bias − mean)·factor + β."""
+def standardised(
+    normalisation: Any, factor: Tensor, bias: Tensor | None, before: float, signal: Signal, shape: tuple[int, ...]
+) -> tuple[float, float]:
+    """Of batch normalisation, (x + bias − mean)·factor + β: the norm of what it makes of x = 0, and what rounding adds
+    where x + bias is of norm `before`."""
     mean = normalisation.running_mean.detach().double()
-    shift = (-mean if bias is None else bias.detach().double() - mean) * factor
-    return length(shift if normalisation.bias is None else shift + normalisation.bias.detach().double(), norm, shape)
+    beta = torch.zeros_like(mean) if normalisation.bias is None else normalisation.bias.detach().double()
+    shift = (-mean if bias is None else bias.detach().double() - mean) * factor + beta
+    steepest = float(factor.abs().max())
+    size = steepest * (before + length(mean, signal.norm, shape)) + length(beta, signal.norm, shape)
+    return length(shift, signal.norm, shape), signal.rounding(8) * size
+
+
+def note_costs(rows: list[dict[str, Any]], walk: Walk, module: nn.Module, signal: Signal, name: str = "") -> None:
+    """Adds to the rows of `walk` over `module` what each costs the bound: by which factor it'd be smaller, were that
+    layer's norm 1. The bound is a sum of products of norms, so that its derivatives say so (but for concatenations)."""
+    again = Walk(walk.measured, walk.norms, walk.measure)
+    again.gains = []
+    with torch.enable_grad():
+        bound = again(module, signal, name).lipschitz.max()
+        slopes = torch.autograd.grad(bound, again.gains, allow_unused=True) if bound.requires_grad else []
+    for row, gain, slope in zip(rows, again.gains, slopes, strict=False):
+        if slope is not None:
+            row["cost"] = float(bound.detach() / (bound - (slope * (gain - 1)).sum()).detach())
 
 
 def image_signal(shape: tuple[int, ...], unit: float = 2.0**-53, norm: Norm = Norm.L2) -> Signal:
@@ -202,17 +220,6 @@ def image_signal(shape: tuple[int, ...], unit: float = 2.0**-53, norm: Norm = No
 
 def branched(signal: Signal, branches: int) -> Signal:
     return replace(signal, lipschitz=signal.lipschitz.expand(branches))
-
-
-def merged(signal: Signal) -> Signal:
-    """The branches of a signal as one: squares add (in l_inf: the largest counts)."""
-    if signal.lipschitz.dim() == 0:
-        return signal
-    if signal.norm is Norm.LINF:
-        return replace(signal, lipschitz=signal.lipschitz.amax())
-    wide = math.sqrt(len(signal.lipschitz)) * (1 + 1e-14)
-    lipschitz = signal.lipschitz.norm() * (1 + 1e-14)
-    return replace(signal, lipschitz=lipschitz, magnitude=wide * signal.magnitude, error=wide * signal.error)
 
 
 def added(signals: list[Signal], name: str) -> Signal:
@@ -228,7 +235,7 @@ def added(signals: list[Signal], name: str) -> Signal:
 
 def joined(signals: list[Signal], name: str) -> Signal:
     """The signal behind a concatenation along the channels: squares add (in l_inf: the largest counts)."""
-    signals = [merged(s) for s in signals]
+    signals = [s.merged() for s in signals]
     first = signals[0]
     if any(s.shape[1:] != first.shape[1:] for s in signals):
         raise ValueError(f"`{name}`: a concatenation of {' and '.join(str(s.shape) for s in signals)}")

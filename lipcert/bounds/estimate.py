@@ -111,7 +111,7 @@ class _Estimating(Walk):
     ) -> Signal:
         if normalisation is not None:
             operator = operator.scaled(self.factor(normalisation, name))
-        key = name.replace(".", "/")
+        key = f"vector/{name.replace('.', '/')}"
         while key in self.seen:  # a layer that is used twice
             key += "'"
         self.seen.add(key)

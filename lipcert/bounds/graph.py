@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
-from lipcert.bounds.calculus import Walk, added, joined, merged, rule_of
+from lipcert.bounds.calculus import Walk, added, joined, rule_of
 from lipcert.bounds.modules import RULES, convolution, linear
 from lipcert.contracts import Norm, Signal
 
@@ -167,7 +167,7 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return hasattr(m, "bound") or hasattr(m, "fold") or rule_of(m) is not None or _is_torchs(m)
+        return hasattr(type(m), "bound") or hasattr(m, "fold") or rule_of(m) is not None or _is_torchs(m)
 
 
 def _is_torchs(module: nn.Module) -> bool:
@@ -261,7 +261,7 @@ def _concatenate(walk: Walk, name: str, tensors: Any, dim: int = 0) -> Signal:
 def _flatten(walk: Walk, name: str, x: Signal, start_dim: int = 0, end_dim: int = -1) -> Signal:
     if start_dim != 1 or end_dim not in (-1, len(x.shape)):
         raise ValueError(f"`{name}`: only flatten(1), of all but the batch axis, has a Lipschitz rule")
-    return merged(x).after((math.prod(x.shape),))
+    return x.merged().after((math.prod(x.shape),))
 
 
 def _view(walk: Walk, name: str, x: Signal, *shape: Any) -> Signal:
@@ -271,7 +271,7 @@ def _view(walk: Walk, name: str, x: Signal, *shape: Any) -> Signal:
     sides[1:] = [total // known if side == -1 else side for side in sides[1:]]
     if (sides[0] is not BATCH and sides[0] != -1) or math.prod(sides[1:]) != total:
         raise ValueError(f"`{name}`: only views that keep the batch axis first have a Lipschitz rule")
-    return merged(x).after(tuple(sides[1:]))
+    return x.merged().after(tuple(sides[1:]))
 
 
 def _mean(walk: Walk, name: str, x: Signal, dim: Any = None, keepdim: bool = False) -> Signal:
@@ -364,7 +364,7 @@ def _check_writes(graph: fx.Graph, root: nn.Module, name: str) -> None:
             [] if module is None else list(module.modules())
         )  # one with a `bound` may give back its input, or write
         overwrites = _overwrites(node) or any(getattr(m, "inplace", False) for m in inside)
-        same = overwrites or node.target in SHARING or hasattr(module, "bound") or isinstance(module, KEEPING)
+        same = overwrites or node.target in SHARING or hasattr(type(module), "bound") or isinstance(module, KEEPING)
         sources = [a for a in node.args[:1] if isinstance(a, fx.Node)]
         shares[node] = shares[sources[0]] if same and sources else set()
         shares[node].add(node)

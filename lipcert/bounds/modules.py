@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipcert.bounds.calculus import Rule, Walk, branched, length, merged, shift_of
+from lipcert.bounds.calculus import Rule, Walk, branched, standardised
 from lipcert.bounds.operator_norm import matrix_norm
 from lipcert.bounds.operators import Convolution, Matrices
 from lipcert.contracts import Norm, Signal
@@ -24,13 +24,13 @@ def _exact(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
 def _flatten(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
     if (module.start_dim, module.end_dim) != (1, -1):
         raise ValueError(f"`{name}`: only Flatten() of all but the batch axis has a Lipschitz rule")
-    return merged(signal).after((math.prod(signal.shape),))
+    return signal.merged().after((math.prod(signal.shape),))
 
 
 def linear(walk: Walk, module: Any, signal: Signal, name: str, normalisation: nn.Module | None = None) -> Signal:
     if signal.shape != (module.in_features,):
         raise ValueError(f"`{name}`: {module.in_features} features expected, {signal.shape} found")
-    signal, weight = merged(signal), module.weight[None]
+    signal, weight = signal.merged(), module.weight[None]
     if len(getattr(module, "claim", [1.0])) > 1:  # unit rows: every output is a branch by itself
         signal, weight = branched(signal, module.out_features), module.weight[:, None]
     return walk.linear(name, module, signal, Matrices(weight), (module.out_features,), normalisation)
@@ -59,14 +59,8 @@ def batch_norm(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
     steepest = factor.abs().max() * (1 + 1e-12)
     if not signal.unit:
         return signal.after(gain=steepest)
-    mean = length(module.running_mean, signal.norm, signal.shape)
-    offset = shift_of(module, factor, None, signal.norm, signal.shape)
-    beta = 0.0 if module.bias is None else length(module.bias, signal.norm, signal.shape)
-    local = signal.rounding(8) * (float(steepest) * (signal.magnitude + signal.error + mean) + beta)
-    row = {"layer": name, "norm": float(steepest)}
-    out = signal.after(gain=steepest, offset=offset, local=local)
-    walk.rows.append(row | {"lipschitz": float(out.lipschitz.detach().max())})
-    return out
+    offset, local = standardised(module, factor, None, signal.magnitude + signal.error, signal, signal.shape)
+    return walk.carried({"layer": name, "norm": float(steepest)}, signal, signal.shape, steepest, offset, local)
 
 
 def _elementwise(slope: Callable[[Any], float], at_zero: Callable[[Any], float] = lambda module: 0.0) -> Rule:
@@ -85,9 +79,8 @@ def _elementwise(slope: Callable[[Any], float], at_zero: Callable[[Any], float] 
 def _softplus(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:
     out = _elementwise(lambda m: 1.0, lambda m: math.log(2) / m.beta)(walk, module, signal, name)
     entries = math.sqrt(math.prod(signal.shape)) if signal.norm is Norm.L2 else 1.0
-    return out.after(
-        local=math.exp(-module.threshold) / abs(module.beta) * entries
-    )  # torch goes over to x there, in a step
+    step = math.exp(-module.threshold) / abs(module.beta)  # torch goes over to x there
+    return out.after(local=step * entries)
 
 
 def _max_pool(walk: Walk, module: Any, signal: Signal, name: str) -> Signal:

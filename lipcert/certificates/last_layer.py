@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import Walk, image_signal
+from lipcert.bounds import Walk, image_signal, note_costs
 from lipcert.bounds.operator_norm import matrix_norm
 from lipcert.certificates.margin import bound_report, norm_of
 from lipcert.certificates.pairwise import pairwise_judge
@@ -43,7 +43,9 @@ class LastLayer:
         rows = head.weight.detach().double()
         difference = length((rows[:, None] - rows[None]), trunk.norm)  # (K, K)
         pairs = difference * trunk.lipschitz * (1 + 4e-16)
-        report = bound_report(trunk.lipschitz, torch.as_tensor(claimed), walk.rows[:-1])
+        layers = walk.rows[:-1]
+        note_costs(layers, walk, features, image, "features")
+        report = bound_report(trunk.lipschitz, torch.as_tensor(claimed), layers)
         judge = pairwise_judge(lambda x: head(features(x)), pairs, logits.error)
         return BoundCertificate(self.kind, trunk.norm, judge, report, pairs)
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lipcert.bounds import Walk, image_signal
+from lipcert.bounds import Walk, image_signal, note_costs
 from lipcert.certificates.pairwise import pairwise_judge
 from lipcert.contracts import BoundCertificate, Kind, Norm
 
@@ -26,6 +26,7 @@ class Margin:
         signal = walk(model, image)
         pairs = logit_pairs(signal.lipschitz, signal.shape[0], signal.norm)
         claimed = Walk(False, walk.norms)(model, image).lipschitz
+        note_costs(walk.rows, walk, model, image)
         report = bound_report(signal.lipschitz, claimed, walk.rows)
         return BoundCertificate(self.kind, signal.norm, pairwise_judge(model, pairs, signal.error), report, pairs)
 

@@ -27,7 +27,9 @@ def pairwise_judge(
         margin = margins.masked_fill(is_label, torch.inf).amin(1)
         slopes = pairs.to(logits)[labels]
         proven = (margins - 2 * error) * (1 - 8 * torch.finfo(logits.dtype).eps)
-        ratio = torch.where(slopes > 0, proven / slopes, torch.where(proven > 0, torch.inf, -torch.inf))
+        ratio = torch.where(
+            slopes > 0, proven / slopes, torch.where((slopes == 0) & (proven > 0), torch.inf, -torch.inf)
+        )
         radius = ratio.masked_fill(is_label, torch.inf).amin(1).clamp_min(0).nan_to_num(0.0, posinf=torch.inf)
         correct = (logits.argmax(1) == labels) & logits.isfinite().all(1)
         return Verdict(logits.argmax(1), margin, torch.where(correct & (margin > 0), radius, 0.0))

@@ -50,6 +50,8 @@ class PlainBranchLinear(nn.Module):
         branches, outputs, inputs = self.weight.shape
         if signal.shape not in ((inputs,), (branches, inputs)):
             raise ValueError(f"`{name}`: {inputs} features expected, {signal.shape} found")
+        if signal.shape == (inputs,):
+            signal = signal.merged()  # every branch sees all of it
         if signal.lipschitz.dim() == 0:  # the fork: every branch sees the whole trunk, no splitting needed (A.3)
             signal = Signal((inputs,), signal.lipschitz.expand(branches), *_rest(signal))
         shape = (branches,) if outputs == 1 else (branches, outputs)

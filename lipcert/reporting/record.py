@@ -54,7 +54,7 @@ KEYS: dict[str, str] = {
     "enlargement": "factor by which measuring the layers' norms enlarged every radius",
     "gram_slack": "the part of that factor by which b(W) overestimates the matrices' norms; the rest is the tiling's",
     "failure_probability": "with which a statistical bound is none, at most; null for a proof",
-    "layers": "the layers of the bound, in order: norm, bound up to here, and cost, the bound over what it'd be at norm 1",
+    "layers": "the layers of the bound, in order, each with its norm, the bound up to it, and what it costs the whole",
     "robust_accuracy": "{attack: {eps: fraction of the attacked images that stay rightly classified}}",
     "attacked_images": "{attack: number of test images it was run on}",
     "median_distance": "{attack that looks for the smallest distance: median; null if it failed on half of them}",

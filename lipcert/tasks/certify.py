@@ -67,7 +67,7 @@ def run(
             device=device,
             batch_size=batch_size,
         )
-    record.show(directory)
+    record.show(directory, layers=True)
     if analysis:
         tightness.show(directory)
 

@@ -61,10 +61,10 @@ def write(directory: Path, finished: bool | None = None) -> None:
 
 def show(directory: Path, layers: bool = False) -> None:
     """The final table on the terminal; with `layers`, the bound layer by layer before it."""
-    console, summary = Console(), store.read_summary(directory)
-    if layers and (table := layer_table(summary)):
+    console, content = Console(), store.read_summary(directory)
+    if layers and (table := layer_table(content)):
         console.print(table)
-    console.print(run_table(summary))
+    console.print(run_table(content))
     console.print(f"record: {directory}", soft_wrap=True, highlight=False)
 
 
