@@ -3,7 +3,8 @@
 1. a training step of `lmt_convnet` (MNIST, 50 images, Adam) and of `lmt_resnet` (WRN-16-4, 128 images of 3×32×32, SGD)
    with the LMT loss against the same step with plain cross-entropy: ratios of pairs, timed in turn in one run;
 2. the sound bound of the whole WRN-16-4, and of `lmt_convnet`: seconds, and tightness: the bound over what the same
-   calculus makes of norms that power iteration reaches from below.
+   calculus makes of norms that power iteration reaches from below;
+3. tightness of one convolution's bounds against the dense SVD of the operator.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 
 import torch
 
-from lipcert.bounds import Estimate, Walk, image_signal
+from lipcert.bounds import Estimate, Walk, image_signal, matrix_norm
+from lipcert.bounds.operator_norm import convolution_matrix, corollary1_norm, fft_norm
 from lipcert.losses.cross_entropy import CrossEntropy
 from lipcert.losses.lmt import LMT
 from lipcert.models.lmt_convnet import LMTConvNet
@@ -59,10 +61,8 @@ def paired(name: str, goal: str, a: Callable, b: Callable, runs: int, times: int
     pairs = [(timed(a, times, device), timed(b, times, device)) for _ in range(runs)]
     ratios = sorted(x / y for x, y in pairs)
     first, second = (statistics.median(column) * 1e3 for column in zip(*pairs, strict=True))
-    middle = statistics.median(ratios)
-    print(
-        f"{name:<44}{first:10.2f} ms {second:10.2f} ms   ratio {middle:.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})   {goal}"
-    )
+    spread = f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
+    print(f"{name:<44}{first:10.2f} ms {second:10.2f} ms   ratio {spread}   {goal}")
 
 
 def bound(make: Callable[..., Any], shape: tuple[int, ...], goal: str) -> None:
@@ -71,15 +71,26 @@ def bound(make: Callable[..., Any], shape: tuple[int, ...], goal: str) -> None:
     estimate = Estimate(model, shape)
     walk = Walk()
     started = time.perf_counter()
-    proved = walk(model.features, image_signal(shape)).lipschitz
+    proved = float(walk(model.features, image_signal(shape)).lipschitz)
     seconds = time.perf_counter() - started
     with torch.no_grad():
         for _ in range(500):
             pairs = estimate(model)
     rows = model.head.weight
     below = float((pairs / torch.cdist(rows, rows).clamp_min(1e-30)).max())
-    print(f"{make.__name__}: proved bound {float(proved):.6g} in {seconds:.1f} s {goal}; "
-          f"{float(proved) / below:.4f} times what 500 power iterations a layer reach from below")  # fmt: skip
+    print(f"{make.__name__}: proved bound {proved:.6g} in {seconds:.1f} s {goal}; "
+          f"{proved / below:.4f} times what 500 power iterations a layer reach from below")  # fmt: skip
+
+
+def tightness() -> None:
+    print("a convolution's bounds / the dense SVD     FFT  Corollary 1")
+    for c_in, c_out, k, stride, padding, n in ((1, 16, 4, 2, 1, 28), (16, 32, 4, 2, 1, 14), (3, 8, 3, 1, 1, 12),
+                                               (4, 8, 3, 2, 1, 12), (8, 8, 3, 1, 1, 4), (8, 16, 1, 2, 0, 12)):  # fmt: skip
+        weight = torch.randn(c_out, c_in, k, k, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        exact = matrix_norm(convolution_matrix(weight, stride, padding, (n, n)))
+        bounds = [norm(weight, stride, padding, (n, n)) / exact for norm in (fft_norm, corollary1_norm)]
+        name = f"{c_in} -> {c_out}, {k}x{k}, stride {stride}, padding {padding}, {n}x{n}"
+        print(f"{name:<40}" + "".join(f"{float(bound):9.4f}" for bound in bounds))
 
 
 def main() -> None:
@@ -88,6 +99,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     options = parser.parse_args()
     device, runs = options.device, options.runs
+    torch.set_flush_denormal(True)  # a network that has learnt its one batch would otherwise measure those
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}")
     for name, goal, make, shape, size, times in (
         ("lmt_convnet, 50 images, LMT / plain", "goal <= 1.25", LMTConvNet, MNIST, 50, 50),
@@ -97,6 +109,7 @@ def main() -> None:
         paired(name, goal, a, b, runs if device != "cpu" or times > 1 else max(2, runs // 2), times, device)
     bound(LMTResNet, SVHN, "(goal < 60 s)")
     bound(LMTConvNet, MNIST, "")
+    tightness()
 
 
 if __name__ == "__main__":

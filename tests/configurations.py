@@ -15,7 +15,14 @@ CONF = Path(lipcert.conf.__path__[0])
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 NARROW = {"hidden": 8, "shared_width": 8, "branch_width": 4, "width": 4}  # so that deep networks build in no time
-SHAPES = {"digits": (1, 8), "mnist": (1, 28), "fashion_mnist": (1, 28), "cifar10": (3, 32), "tiny_imagenet": (3, 64), "svhn": (3, 32)}
+SHAPES = {
+    "digits": (1, 8),
+    "mnist": (1, 28),
+    "fashion_mnist": (1, 28),
+    "cifar10": (3, 32),
+    "tiny_imagenet": (3, 64),
+    "svhn": (3, 32),
+}
 
 
 def names(folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from lipcert.bounds import Estimate, Walk, image_signal
+from lipcert.bounds import Estimate, Walk, image_signal, lipschitz_bound
 from lipcert.bounds.calculus import branched
 from lipcert.bounds.modules import RULES
 from lipcert.certificates.last_layer import LastLayer
@@ -872,3 +872,38 @@ def test_the_published_residual_network(kind, average):
     model = kind(input_shape=(3, 4, 4), num_classes=4, depth=10, width=1, average_shortcut=average)
     for norm in BOTH:
         holds(fold(scatter(model)), (3, 4, 4), norm)
+
+
+def test_the_bound_of_a_plain_network_and_what_its_layers_cost():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Dropout(0.5), nn.Linear(5, 3))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    bound = lipschitz_bound(net, (1, 2, 3))
+    first, second = (row["norm"] for row in bound.layers)
+    assert bound.lipschitz == pytest.approx(first * second)
+    assert [row["layer"] for row in bound.layers] == ["1+2", "5"]
+    assert [row["cost"] for row in bound.layers] == pytest.approx([first, second])
+    assert [row["lipschitz"] for row in bound.layers] == pytest.approx([first, first * second])
+    assert net.training and all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    x = torch.rand(500, 1, 2, 3, requires_grad=True)
+    net.eval()(x).sum().backward()
+    assert (x.grad.flatten(1).norm(dim=1) <= bound.lipschitz * 3**0.5).all()
+    assert lipschitz_bound(net, (1, 2, 3), norm="linf").lipschitz > bound.lipschitz / 6**0.5
+    with pytest.raises(ValueError, match="Softmax"):
+        lipschitz_bound(nn.Softmax(1), (3,))
+
+
+def test_in_a_residual_network_a_layer_costs_what_its_path_does():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return x + self.body(x)
+
+    block = Block()
+    block.body.weight.data.mul_(3 / torch.linalg.matrix_norm(block.body.weight.data, 2))
+    bound = lipschitz_bound(block, (4,))
+    assert bound.lipschitz == pytest.approx(4, rel=1e-5)  # 1 + 3
+    assert bound.layers[0]["cost"] == pytest.approx(2, rel=1e-5)  # against 1 + 1

@@ -42,3 +42,11 @@ def test_the_two_commands_are_the_ones_that_ci_runs():
     assert block("main").startswith("pip install")
     assert "pytest" in block("tests")
     assert "<!-- tests -->" in (Path(__file__).parents[1] / ".ci/run").read_text()
+
+
+@pytest.mark.slow
+def test_the_bound_of_torchvisions_network_is_what_it_says(capsys):
+    exec(block("bound"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert float(lines[0]) > 1 and len(lines) > 20
+    assert lines[1].startswith("conv1+bn1 ")
