@@ -25,6 +25,14 @@ from lipcert.models.lmt_convnet import LMTConvNet
 from lipcert.models.lmt_resnet import LMTResNet
 
 MNIST, SVHN = (1, 28, 28), (3, 32, 32)
+CONVOLUTIONS = (  # channels in and out, kernel, stride, padding, image
+    (1, 16, 4, 2, 1, 28),
+    (16, 32, 4, 2, 1, 14),
+    (3, 8, 3, 1, 1, 12),
+    (4, 8, 3, 2, 1, 12),
+    (8, 8, 3, 1, 1, 4),
+    (8, 16, 1, 2, 0, 12),
+)
 
 
 def step(make: Callable[..., Any], shape: tuple[int, ...], size: int, lmt: bool, device: str) -> Callable[[], None]:
@@ -76,7 +84,7 @@ def bound(make: Callable[..., Any], shape: tuple[int, ...], goal: str) -> None:
     with torch.no_grad():
         for _ in range(500):
             pairs = estimate(model)
-    rows = model.head.weight
+    rows = model.head.weight.detach()
     below = float((pairs / torch.cdist(rows, rows).clamp_min(1e-30)).max())
     print(f"{make.__name__}: proved bound {proved:.6g} in {seconds:.1f} s {goal}; "
           f"{proved / below:.4f} times what 500 power iterations a layer reach from below")  # fmt: skip
@@ -84,8 +92,7 @@ def bound(make: Callable[..., Any], shape: tuple[int, ...], goal: str) -> None:
 
 def tightness() -> None:
     print("a convolution's bounds / the dense SVD     FFT  Corollary 1")
-    for c_in, c_out, k, stride, padding, n in ((1, 16, 4, 2, 1, 28), (16, 32, 4, 2, 1, 14), (3, 8, 3, 1, 1, 12),
-                                               (4, 8, 3, 2, 1, 12), (8, 8, 3, 1, 1, 4), (8, 16, 1, 2, 0, 12)):  # fmt: skip
+    for c_in, c_out, k, stride, padding, n in CONVOLUTIONS:
         weight = torch.randn(c_out, c_in, k, k, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         exact = matrix_norm(convolution_matrix(weight, stride, padding, (n, n)))
         bounds = [norm(weight, stride, padding, (n, n)) / exact for norm in (fft_norm, corollary1_norm)]

@@ -166,7 +166,8 @@ def pairs_by_hand(model: nn.Module, vectors: dict[str, torch.Tensor], propositio
 
 
 def vectors_of(loss: nn.Module) -> dict[str, torch.Tensor]:
-    return {key.replace("/", "."): buffer.clone() for key, buffer in loss.estimate.named_buffers()}
+    buffers = loss.estimate.named_buffers()
+    return {key.removeprefix("vector/").replace("/", "."): buffer.clone() for key, buffer in buffers}
 
 
 def compare_gradients(loss: torch.Tensor, expected: torch.Tensor, model: nn.Module) -> None:
