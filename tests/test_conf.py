@@ -33,6 +33,7 @@ DRIVEN = {
     "clipped_hinge": "clipped_hinge",
     "ibp": "ibp",
     "lmt_resnet": "lmt",
+    "gloro": "gloro",
     "linf_dist_mlp": "ibp",
     "linf_dist_mlp_laptop": "ibp",
 }  # schedules that drive a loss
