@@ -134,6 +134,14 @@ def test_images_leave_the_batch_and_each_is_bisected_by_itself():
     assert torch.allclose(line(Falls().eval(), x, y)[:3, 0, 0, 1], torch.tensor([0.51, 0.51, 0.52]))
 
 
+def test_a_radius_in_l2_is_a_change_of_every_pixel():
+    inner = Asks([9.0])
+    inner.norm = Norm.L2
+    x = torch.tensor([[[[0.0, 0.25]]]])
+    SmallestDistance(name="asks", inner=inner, start=1.0, growth=2.0, tries=2)(Falls().eval(), x, torch.tensor([0]))
+    assert [asked[0] for asked in inner.asked] == pytest.approx([2**0.5, 2 * 2**0.5])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_clean_image_is_returned_where_the_attack_fails(name):
     class Constant(nn.Module):
