@@ -93,6 +93,12 @@ def test_an_image_is_attacked_as_if_alone(name, scale):
         assert torch.allclose(distance(Norm.L2, alone, x[i : i + 1]), judged.distance[i : i + 1], rtol=1e-3, atol=0)
 
 
+def test_what_is_bisected_to_the_last_bit_is_still_wrong_in_float64():
+    model, x, y = convnet()
+    found = named("smallest_gradient", "attack.bisections=40")(model, x.float(), y)
+    assert judge(deepcopy(model).double(), x, y, found, Norm.L2).success.all()
+
+
 class Asks:
     """An attack that fells image i at any radius of at least `falls[i]` and notes what it is asked for."""
 
