@@ -16,12 +16,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lipcert.attacks.adapter import descent, rescaled
+from lipcert.attacks.boundary import BoundaryL2
 from lipcert.attacks.carlini_wagner import CarliniWagnerL2
 from lipcert.attacks.deep_fool import DeepFoolL2
 from lipcert.attacks.fast_gradient import FastGradient
 from lipcert.attacks.judge import distance, judge
 from lipcert.attacks.projected_gradient import ProjectedGradient
+from lipcert.attacks.smallest import SmallestDistance
 from lipcert.contracts import Attack, AttackRow, Norm
+from lipcert.reporting.numbers import attack_norm
 from lipcert.tasks.attacking import CertificateBroken, attack_images
 
 NORMS = list(Norm)
@@ -209,6 +212,8 @@ def test_rescaling_keeps_the_answer_and_the_gradient_of_huge_and_tiny_logits(nor
         ProjectedGradient(norm=Norm.L2, eps=[0.1], steps=3, seed=5),
         CarliniWagnerL2(steps=3, binary_search_steps=2),
         DeepFoolL2(steps=3),
+        SmallestDistance(name="line", inner=FastGradient(norm=Norm.L2, eps=None), bisections=2),
+        BoundaryL2(steps=3),
     ],
     ids=lambda attack: attack.label,
 )
@@ -262,6 +267,17 @@ def test_labels_tell_what_decides_the_strength():
     assert ProjectedGradient(norm=Norm.L2, eps=[1]).label == "pgd_l2-40"
     assert ProjectedGradient(norm=Norm.LINF, eps=1, loss="margin", restarts=2).label == "pgd_linf-40-margin-r2"
     assert FastGradient(norm=Norm.LINF, eps=[0.1]).label == "fgsm_linf"
+    assert BoundaryL2().label == "boundary_l2-500"
+    assert BoundaryL2(steps=9, directions=3, adapt_every=10).label == "boundary_l2-9-directions3-adapt10"
+    signs = FastGradient(norm=Norm.LINF, eps=None, loss="ce")
+    line = SmallestDistance(name="line", inner=signs, start=0.01, growth=None, tries=9, bisections=3)
+    assert line.label == "line_l2-sign-ce-start0.01-even-tries9-bisections3"
+    descent = ProjectedGradient(norm=Norm.L2, eps=None, steps=10, rel_stepsize=0.1)
+    assert SmallestDistance(name="s", inner=descent, growth=2).label == "s_l2-10-step0.1-growth2"
+
+
+def smallest(**settings) -> SmallestDistance:
+    return SmallestDistance(**{"name": "line", "inner": FastGradient(norm=Norm.L2, eps=None), **settings})
 
 
 @pytest.mark.parametrize(
@@ -284,6 +300,21 @@ def test_labels_tell_what_decides_the_strength():
         (lambda: DeepFoolL2(candidates=2.5), "candidates"),
         (lambda: DeepFoolL2(batch_size=0), "batch_size"),
         (lambda: DeepFoolL2(images=-1), "images"),
+        (lambda: smallest(name="l2"), "name"),
+        (lambda: smallest(name=""), "name"),
+        (lambda: smallest(inner=DeepFoolL2()), "inner"),
+        (lambda: smallest(norm="l3"), "norm"),
+        (lambda: smallest(start=0.0), "start"),
+        (lambda: smallest(start=math.nan), "start"),
+        (lambda: smallest(growth=1.0), "growth"),
+        (lambda: smallest(tries=0), "tries"),
+        (lambda: smallest(bisections=-1), "bisections"),
+        (lambda: smallest(images=0), "images"),
+        (lambda: smallest()(nn.Identity(), torch.zeros(1, 2), torch.zeros(1), torch.ones(1)), "line_l2"),
+        (lambda: BoundaryL2(steps=0), "steps"),
+        (lambda: BoundaryL2(directions=0), "directions"),
+        (lambda: BoundaryL2(adapt_every=0), "adapt_every"),
+        (lambda: BoundaryL2()(nn.Identity(), torch.zeros(1, 2), torch.zeros(1), torch.ones(1)), "boundary_l2"),
         (lambda: DeepFoolL2()(nn.Identity(), torch.zeros(1, 2), torch.zeros(1), torch.ones(1)), "deepfool_l2"),
         (lambda: CarliniWagnerL2()(nn.Identity(), torch.zeros(1, 2), torch.zeros(1), torch.ones(1)), "carlini"),
         (lambda: FastGradient(norm=Norm.L2, eps=[])(Linear(), torch.zeros(1, 1, 4, 4), torch.tensor([0])), "eps"),
@@ -296,7 +327,8 @@ def test_a_senseless_setting_names_its_key(build, key):
 
 
 def test_importing_the_attacks_does_not_import_foolbox():
-    code = "import sys, lipcert.attacks.deep_fool, lipcert.attacks.projected_gradient, lipcert.tasks.attacking\n"
+    code = "import sys, lipcert.attacks.deep_fool, lipcert.attacks.boundary, lipcert.attacks.smallest\n"
+    code += "import lipcert.attacks.projected_gradient, lipcert.tasks.attacking\n"
     code += "assert 'foolbox' not in sys.modules\n"
     code += "from lipcert.attacks.adapter import load_foolbox; load_foolbox(); assert 'foolbox' in sys.modules"
     environment = {**os.environ, "PATH": ""}  # no git binary either
@@ -437,6 +469,8 @@ def test_a_killed_attack_resumes_by_image_with_the_same_rows(tmp_path):
         (FastGradient(norm=Norm.LINF, eps=[0.1], batch_size=8), Norm.L2),  # found in one norm, certified in another
         (CarliniWagnerL2(steps=50, binary_search_steps=5, batch_size=8), Norm.L2),
         (DeepFoolL2(batch_size=8), Norm.L2),
+        (SmallestDistance(name="line", inner=FastGradient(norm=Norm.L2, eps=None), batch_size=8), Norm.L2),
+        (BoundaryL2(steps=50, batch_size=8, seed=0), Norm.L2),
     ],
     ids=lambda value: getattr(value, "label", str(value)),
 )
@@ -493,10 +527,11 @@ def test_every_attack_of_the_configuration_builds():
     )
     with initialize_config_module("lipcert.conf", version_base="1.3"):
         assert not compose("attacks_only").get("attack")
-        for name in ("fgsm", "pgd_l2", "pgd_linf", "pgd_linf-20", "carlini_wagner_l2", "deepfool_l2"):
+        searches = ("smallest_fgsm", "smallest_gradient", "smallest_ifgsm", "smallest_pgd_l2", "boundary_l2")
+        for name in ("fgsm", "pgd_l2", "pgd_linf", "pgd_linf-20", "carlini_wagner_l2", "deepfool_l2", *searches):
             config = compose("attacks_only", overrides=[f"attack={name}", "attack.images=7"])
             attack = instantiate(config.attack, _convert_="all")
-            assert attack.images == 7 and isinstance(attack.norm, Norm)
+            assert attack.images == 7 and isinstance(attack.norm, Norm) and attack_norm(attack.label) is attack.norm
             assert attack.label.startswith(name.removesuffix("_linf"))
         steps = compose("attacks_only", overrides=["attack=carlini_wagner_l2", "attack.steps=17"])
         assert instantiate(steps.attack).label == "carlini_wagner_l2-17x9"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lipcert.contracts import Norm
 
 LOSSES = ("ce", "margin")
+MARGIN = 1e-4  # by which a result is to be wrong, at logits of spread 10: what float32 finds stays wrong in float64
 
 
 def load_foolbox() -> ModuleType:
@@ -102,6 +103,16 @@ def rescaled(logits: Tensor, span: float, like: Tensor | None = None) -> Tensor:
     top = (logits if like is None else like).detach().topk(min(3, logits.shape[1])).values
     spread = top[:, :1] - top[:, -1:]
     return logits * (span / torch.where(spread > 0, spread, 1.0).clamp_min(1e-30))
+
+
+def wrong_by(logits: Tensor, y: Tensor) -> Tensor:
+    """The largest wrong logit (B,) minus the label's: above 0 where the image is misclassified."""
+    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None])[:, 0]
+
+
+def choose(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The images of `a` where `rows` (B,) holds, those of `b` elsewhere."""
+    return torch.where(rows.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 
 
 def per_image(eps: Tensor | None, listed: Sequence[float] | None, x: Tensor) -> Any:

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lipcert.attacks.adapter import borrowed, check, load_foolbox
+from lipcert.attacks.adapter import MARGIN, borrowed, check, choose, load_foolbox, wrong_by
 from lipcert.attacks.carlini_wagner import Rescaled
 from lipcert.contracts import Norm
 
-MARGIN = 1e-4  # by which a result is to be wrong, at logits of spread 10: what float32 finds stays wrong in float64
 PUSHES = (1.0001, 1.001, 1.01)  # times the way found, tried in turn where it is not
 
 
@@ -64,21 +63,12 @@ class DeepFoolL2:
             )
             found = attack.run(foolbox_model, x, y)
             with torch.no_grad():
-                best, margin = found, _wrong_by(scaled(found), y)
+                best, margin = found, wrong_by(scaled(found), y)
                 for push in PUSHES:
                     if (margin >= MARGIN).all():
                         break
                     pushed = (x + push * (found - x)).clamp(0, 1)
-                    further = _wrong_by(scaled(pushed), y)
+                    further = wrong_by(scaled(pushed), y)
                     better = (margin < MARGIN) & (further > margin)
-                    best, margin = _where(better, pushed, best), torch.where(better, further, margin)
-        return _where(margin > 0, best, x)
-
-
-def _wrong_by(logits: Tensor, y: Tensor) -> Tensor:
-    """The largest wrong logit (B,) minus the label's: above 0 where the image is misclassified."""
-    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None])[:, 0]
-
-
-def _where(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return torch.where(rows.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+                    best, margin = choose(better, pushed, best), torch.where(better, further, margin)
+        return choose(margin > 0, best, x)

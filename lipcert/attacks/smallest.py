@@ -1,0 +1,106 @@
+"""The smallest distance at which an attack with a given radius succeeds, by a search over the radius of each image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.attacks.adapter import MARGIN, borrowed, check, choose, rescaled, wrong_by
+from lipcert.attacks.judge import distance
+from lipcert.contracts import Attack, Norm
+
+
+@dataclass(kw_only=True)
+class SmallestDistance:
+    """`attack(model, x, y)`: the closest image in `norm` that `inner` finds at any radius tried, or the clean image.
+
+    The search of Foolbox 1 (Rauber, Brendel & Bethge 2017), which the papers of its time report. Radii are
+    `start * growth**k`, for k below `tries`, or with `growth` None the line `start * (k + 1)`, until one succeeds;
+    then `bisections` halve the way to it from the last radius that failed, or from 0 if they grew. An image sees no
+    radius beyond its first success, and the batch of each call holds only the images that still search. `start` is a
+    change of every pixel: in l2 it is times √n for images of n numbers.
+
+    Succeeding means being wrong by `MARGIN` at logits rescaled to a clean spread of 10, so that it still is in float64.
+    `inner` decides the rest: its norm is that of the step and the ball (linf: signs of gradients), whatever `norm` is.
+
+    On an ordinary digit network, median l2 distances: gradient 0.603, FGSM 0.811 (with "ce" 0.658 and 0.904; a line of
+    1000 radii as of 100), iterative FGSM 0.713, projected gradient 0.573 (40 steps: 0.548); DeepFool 0.570.
+    """
+
+    name: str
+    inner: Attack
+    norm: Norm = Norm.L2
+    start: float = 0.3
+    growth: float | None = 1.5
+    tries: int = 20
+    bisections: int = 20
+    batch_size: int = 500
+    images: int | None = None
+    eps: Sequence[float] | None = field(default=None, init=False)
+    label: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        check(norm=self.norm, tries=self.tries, batch_size=self.batch_size, images=self.images)
+        if not isinstance(self.bisections, int) or self.bisections < 0:
+            raise ValueError(f"`attack.bisections`: got {self.bisections!r}, must be a whole number of at least 0")
+        if not 0 < self.start < float("inf"):
+            raise ValueError(f"`attack.start`: got {self.start}, must be above 0")
+        if self.growth is not None and not 1 < self.growth < float("inf"):
+            raise ValueError(f"`attack.growth`: got {self.growth}, must be above 1, or null for even steps")
+        if not re.fullmatch(r"[a-z0-9_]+", self.name) or {"l2", "linf"} & set(self.name.split("_")):
+            raise ValueError(f"`attack.name`: got {self.name!r}, take letters, digits and _ that name no norm")
+        if self.inner.eps is None:
+            raise ValueError(f"`attack.inner`: {self.inner.label} takes no radius; take one that does, such as pgd_l2")
+        self.norm = Norm(self.norm)
+        self.label = (
+            f"{self.name}_{self.norm}"
+            + ("-sign" if self.inner.norm == Norm.LINF else "")
+            + "".join(self.inner.label.partition("-")[1:])
+            + (f"-start{self.start:g}" if self.start != 0.3 else "")
+            + ("-even" if self.growth is None else f"-growth{self.growth:g}" if self.growth != 1.5 else "")
+            + (f"-tries{self.tries}" if self.tries != 20 else "")
+            + (f"-bisections{self.bisections}" if self.bisections != 20 else "")
+        )
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor | None = None) -> Tensor:
+        if eps is not None:
+            raise ValueError(f"`{self.label}` looks for the smallest distance: it takes no `eps`")
+        x = x.detach()
+        best, smallest = x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+        unit = x[0].numel() ** 0.5 if len(x) and self.inner.norm == Norm.L2 else 1.0
+        low, high = x.new_zeros(len(x)), x.new_full((len(x),), torch.inf)
+
+        def attempt(rows: Tensor, radius: Tensor) -> Tensor:
+            """Which of the images `rows` fall at these radii, one each; what falls is kept where it is closest."""
+            candidate = self.inner(model, x[rows], y[rows], radius)
+            with torch.no_grad():
+                fell = wrong_by(rescaled(model(candidate), 10.0, like=clean[rows]), y[rows]) >= MARGIN
+            found = distance(self.norm, candidate, x[rows])
+            closer = fell & (found < smallest[rows])
+            smallest[rows] = torch.where(closer, found, smallest[rows])
+            best[rows] = choose(closer, candidate, best[rows])
+            return fell
+
+        with borrowed(model, x):
+            with torch.no_grad():
+                clean = model(x)
+                rows = (wrong_by(rescaled(clean, 10.0), y) < MARGIN).nonzero()[:, 0]
+            for k in range(self.tries):
+                if not len(rows):
+                    break
+                radius = unit * (self.start * (k + 1) if self.growth is None else self.start * self.growth**k)
+                fell = attempt(rows, x.new_full((len(rows),), radius))
+                high[rows[fell]] = radius
+                rows = rows[~fell]
+                if self.growth is None:
+                    low[rows] = radius
+            rows = high.isfinite().nonzero()[:, 0]
+            for _ in range(self.bisections if len(rows) else 0):
+                middle = (low[rows] + high[rows]) / 2
+                fell = attempt(rows, middle)
+                high[rows[fell]], low[rows[~fell]] = middle[fell], middle[~fell]
+        return best
