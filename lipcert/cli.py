@@ -18,6 +18,7 @@ TASKS = {
     "certify": "prove a radius for every test image of a run: lipcert certify run=PATH",
     "attack": "attack the test images of a run: lipcert attack run=PATH attack=carlini_wagner_l2",
     "compare": "one table and one plot over runs: lipcert compare RUN RUN ...",
+    "separation": "how far apart a data set's labels lie, their Lipschitz constant: lipcert separation dataset=mnist",
 }
 
 
@@ -37,7 +38,7 @@ FLAGS: dict[str, tuple[str, ...] | None] = {
 
 
 def usage() -> str:
-    lines = "\n".join(f"  {name:<9}{text}" for name, text in TASKS.items())
+    lines = "\n".join(f"  {name:<12}{text}" for name, text in TASKS.items())
     return (
         f"usage: lipcert TASK [group=option] [key=value] [-m] [--cfg job] [--help]\n\n{lines}\n\n"
         "`lipcert TASK --help` lists the groups, their options and the overrides that matter.\n"
@@ -146,7 +147,7 @@ def complete(task: str, flags: list[str], overrides: list[str]) -> list[str]:
         # that has no such key says so itself.
         overrides = [f"++{o}" if re.match(r"[\w]+\.[^@=]*=", o) else o for o in overrides]
     output_dir = value_of("output_dir", overrides)
-    if output_dir is None and (task in ("train", "compare") or is_sweep(flags)):
+    if output_dir is None and (task in ("train", "compare", "separation") or is_sweep(flags)):
         return [*overrides, f"output_dir={free_directory(Path('outputs') / task)}"]
     if output_dir and is_sweep(flags) and Path(output_dir).is_dir() and any(Path(output_dir).iterdir()):
         raise ValueError(f"`output_dir`: {output_dir} already exists; a sweep needs a directory of its own")

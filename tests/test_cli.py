@@ -68,17 +68,16 @@ def test_help_lists_groups_options_and_ten_overrides(capsys):
     assert {line.split("=")[0].strip() for line in newcomers} <= {*keys("train"), "experiment"}
 
 
-@pytest.mark.parametrize("task", ["certify", "attack", "compare"])
+@pytest.mark.parametrize("task", ["certify", "attack", "compare", "separation"])
 def test_help_of_other_tasks_lists_what_they_take(task, capsys):
     told = lipcert(capsys, task, "--help")
     assert told.status == 0 and "${" not in told.out
     taken = [
         line.split("=")[0].strip() for line in told.out.partition("What it takes:\n")[2].split("\n") if "=" in line
     ]
-    real = {*keys(task), "certificate", "attack.KEY"}
+    real = {*keys(task), "certificate", "attack.KEY", "dataset.KEY"}
     assert taken and set(taken) <= real
-    if task in ("certify", "attack"):
-        group = {"certify": "certificate", "attack": "attack"}[task]
+    if group := {"certify": "certificate", "attack": "attack", "separation": "dataset"}.get(task):
         assert all(name in told.out for name in options(group))
 
 

@@ -5,7 +5,9 @@ import torch
 
 from lipcert import cli
 from lipcert.contracts import CertificateRow
+from lipcert.datasets.separation import separation
 from lipcert.reporting.rows import read_rows
+from lipcert.tasks.certify import exact_arithmetic
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -37,3 +39,13 @@ def test_every_architecture_on_the_gpu(tmp_path, model):
     arguments = ["trainer=gpu", f"model={model}", "attack=none", f"output_dir={tmp_path / 'run'}", *small]
     arguments += [] if model == "nearest_neighbour" else ["schedule.epochs=1"]
     assert cli.run("train", arguments) == 0
+
+
+@pytest.mark.parametrize("pixels", [784, 3072, 33000])
+def test_distances_between_labels_are_the_same_integers(pixels):
+    images, labels = torch.randint(0, 256, (500, pixels), dtype=torch.uint8), torch.randint(0, 5, (500,))
+    images[:20] = images[20:40]
+    with exact_arithmetic():
+        there, here = (separation(images, labels, batch_size=64, device=device) for device in ("cuda", "cpu"))
+    assert there.squared.equal(here.squared) and there.nearest.equal(here.nearest)
+    assert (there.least, there.pair, there.duplicates) == (here.least, here.pair, here.duplicates)
