@@ -565,6 +565,7 @@ def test_a_run_judged_by_probability_is_never_called_certified(capsys, tmp_path,
     assert {row.kind for row in likely} == {"statistical"} and {row.kind for row in proved} == {"proof"}
     summary = json.loads(Path("run/summary.json").read_text())
     assert (summary["kind"], summary["clean_accuracy"] > 0.3) == ("statistical", True)
+    assert summary["certificate"].endswith("statistical.Statistical")
     assert {"statistical_accuracy", "statistical_mean_radius", "statistical_median_radius"} <= summary.keys()
     assert not any("certified" in key or key in ("mean_radius", "median_radius") for key in summary)
     facts = json.loads(Path("run/certificate.json").read_text())
@@ -584,3 +585,11 @@ def test_a_folded_parseval_network_computes_the_same():
     plain = fold(model)
     assert not any(isinstance(m, ParsevalConv2d) for m in plain.modules())
     torch.testing.assert_close(plain(x), model(x))
+
+
+def test_a_classifier_that_is_not_trained_needs_no_loss_prepared(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    told = lipcert(
+        capsys, "train", "model=nearest_neighbour", "loss=lmt", "loss.c=0.1", "attack=none", "output_dir=run"
+    )
+    assert told.status == 0, told.err

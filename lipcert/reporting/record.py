@@ -49,7 +49,7 @@ KEYS: dict[str, str] = {
     **_of_each_kind("mean_radius", _MEAN),
     **_of_each_kind("median_radius", _MEDIAN),
     "mean_gap": "mean margin between the label's logit and the next, misclassified images counting 0",
-    "lipschitz_bound": "proved bound on how far the logits move per unit of the image's movement, used by the radii",
+    "lipschitz_bound": "bound of the radii's kind on how far the logits move per unit of the image's movement",
     "lipschitz_by_construction": "the same bound as construction gives it, before the layers' norms are measured",
     "enlargement": "factor by which measuring the layers' norms enlarged every radius",
     "gram_slack": "the part of that factor by which b(W) overestimates the matrices' norms; the rest is the tiling's",
@@ -87,6 +87,7 @@ def summary(
     for part in ("model", "dataset", "certificate"):
         chosen = config.get(part)
         record[part] = chosen.get("_target_") if isinstance(chosen, Mapping) else chosen
+    record["certificate"] = report.get("target", record["certificate"])  # certified again, perhaps by another one
     if certificate_rows:
         record |= _certified(certificate_rows, norm, eps.get(norm, ()), report)
     bounds = ("lipschitz_bound", "lipschitz_by_construction", "enlargement", "gram_slack", "failure_probability")

@@ -109,6 +109,7 @@ def certify(
     write_rows(directory / store.CERTIFICATES, CertificateRow, rows)
     facts = {
         "certificate": chosen["_target_"].rpartition(".")[2],
+        "target": chosen["_target_"],
         "kind": bound.kind.value,
         "norm": bound.norm.value,
         "device": device,

@@ -105,7 +105,8 @@ def fit_here(directory: Path, config: dict[str, Any]) -> None:
     torch.manual_seed(seed)
     model = build(config["model"], input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     loss = build(config["loss"], num_classes=dataset.num_classes)
-    prepare(loss, model, dataset)
+    if is_trained(model, schedule):
+        prepare(loss, model, dataset)
     path = directory / store.CHECKPOINT
     checkpoint = store.load_checkpoint(path, trust=True) if path.exists() else None
     done = checkpoint["epochs_done"] if checkpoint else 0
