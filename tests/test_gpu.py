@@ -25,15 +25,20 @@ def test_a_run_on_the_gpu(tmp_path, precision):
         assert a.prediction == b.prediction and a.radius == pytest.approx(b.radius, abs=1e-9)
 
 
-@pytest.mark.parametrize("attack", ["fgsm", "pgd_l2", "pgd_linf", "carlini_wagner_l2", "deepfool_l2"])
+@pytest.mark.parametrize(
+    "attack", ["fgsm", "pgd_l2", "pgd_linf", "carlini_wagner_l2", "deepfool_l2", "smallest_pgd_l2", "boundary_l2"]
+)
 def test_an_attack_on_the_gpu_breaks_no_certificate(tmp_path, attack):
     directory = tmp_path / "run"
     assert cli.run("train", ["trainer=gpu", "schedule.epochs=5", "attack=none", f"output_dir={directory}"]) == 0
-    steps = ["attack.steps=20"] if attack != "fgsm" else []
+    steps = ["attack.steps=20"] if attack not in ("fgsm", "smallest_pgd_l2") else []
     assert cli.run("attack", [f"run={directory}", f"attack={attack}", "attack.images=50", "device=cuda", *steps]) == 0
 
 
-@pytest.mark.parametrize("model", ["l2nnn_deep", "l2nnn_resnet", "convnet", "nearest_neighbour"])
+@pytest.mark.parametrize(
+    "model",
+    ["l2nnn_deep", "l2nnn_resnet", "convnet", "nearest_neighbour", "lmt_convnet", "lmt_resnet", "parseval_resnet"],
+)
 def test_every_architecture_on_the_gpu(tmp_path, model):
     small = ["model.shared=2", "model.branch=2"] if model == "l2nnn_deep" else []
     arguments = ["trainer=gpu", f"model={model}", "attack=none", f"output_dir={tmp_path / 'run'}", *small]
