@@ -28,6 +28,7 @@ from lipcert.layers.recurrent import NonexpansiveRNN as NonexpansiveRNN
 from lipcert.layers.recurrent import NonexpansiveRNNCell as NonexpansiveRNNCell
 from lipcert.layers.residual import ConvexResidual as ConvexResidual
 from lipcert.layers.residual import Residual as Residual
+from lipcert.layers.scaled_tanh import ScaledTanh as ScaledTanh
 from lipcert.layers.two_sided import TwoSidedReLU as TwoSidedReLU
 from lipcert.layers.two_sided import TwoSidedSigmoid as TwoSidedSigmoid
 from lipcert.layers.two_sided import nonlinearity as nonlinearity

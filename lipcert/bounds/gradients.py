@@ -1,0 +1,42 @@
+"""How steep a network is at given images: never more than its Lipschitz constants, which nothing here bounds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ENTRIES = 1 << 20  # of Jacobians at once: more don't fit a processor's cache
+
+
+class Steepness(NamedTuple):
+    """Of each image, (B,): its cross-entropy, ‖∇ of that‖₂, ‖J‖₂ and ‖J‖_{2,∞}, J the Jacobian of the logits."""
+
+    loss: Tensor
+    loss_gradient: Tensor
+    jacobian: Tensor
+    jacobian_rows: Tensor
+
+
+def jacobians(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits (B, K) and their Jacobian (B, K, n) at each image: K backward passes. No image may depend on another,
+    as under batch normalisation in training."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        logits = network(x)
+        rows = [torch.autograd.grad(logit, x, retain_graph=True)[0].flatten(1) for logit in logits.sum(0)]
+    return logits.detach(), torch.stack(rows, 1)
+
+
+def steepness(network: nn.Module, x: Tensor, y: Tensor) -> Steepness:
+    """At images x with labels y. The gradient of the cross-entropy is Jᵀ(softmax − onehot), ‖J‖₂² the largest
+    eigenvalue of JJᵀ, (K, K), and ‖J‖_{2,∞} the length of J's longest row."""
+    logits, jacobian = jacobians(network, x)
+    loss = F.cross_entropy(logits, y, reduction="none")
+    slope = logits.softmax(1) - F.one_hot(y, logits.shape[1])
+    gradient = (slope[:, None] @ jacobian)[:, 0]
+    gram = jacobian @ jacobian.mT
+    spectral = torch.linalg.eigvalsh(gram)[:, -1].clamp_min(0).sqrt()
+    return Steepness(loss, gradient.norm(dim=1), spectral, gram.diagonal(dim1=1, dim2=2).amax(1).sqrt())

@@ -1,0 +1,58 @@
+"""Radii that nothing proves: right only if no image is steeper than the steepest one that was looked at."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lipcert.bounds.gradients import Steepness, steepness
+from lipcert.contracts import BoundCertificate, Kind, Norm, Verdict
+
+
+class Nominal:
+    """In l2, with the largest number seen at the images observed in the place of a Lipschitz constant:
+
+    by "loss"      max(0, ln 2 − CE(x))/max ‖∇CE‖₂: an image with CE < ln 2 is classified rightly, and CE would have to
+                   rise to ln 2 (Finlay, Oberman & Abbasi, 2018, Lemma 3.2);
+    by "jacobian"  margin/(√2·max ‖J‖₂), J the Jacobian of the logits;
+    by "rows"      margin/(2·max ‖J‖_{2,∞}), of its longest row.
+
+    These maxima are lower bounds of the constants that a proof would need: the kind is `nominal`, and no such radius is
+    certified. ValueError for a model of another norm, and where an image is judged before any was observed.
+    """
+
+    kind = Kind.NOMINAL
+
+    def __init__(self, by: Literal["loss", "jacobian", "rows"] = "loss"):
+        self.by = by
+
+    def __call__(self, model: nn.Module, shape: tuple[int, ...]) -> BoundCertificate:
+        if (norm := Norm(getattr(model, "norm", Norm.L2))) is not Norm.L2:
+            raise ValueError(f"`certificate=nominal` looks at gradients in l2, this model is certified in {norm}")
+        steepest = {"loss": 0.0, "jacobian": 0.0, "rows": 0.0}
+
+        def observe(x: Tensor, labels: Tensor) -> Steepness:
+            seen = steepness(model, x, labels)
+            for key, value in zip(steepest, seen[1:], strict=True):
+                steepest[key] = max(steepest[key], float(value.max()))
+            return seen
+
+        def judge(x: Tensor, labels: Tensor) -> Verdict:
+            if not any(steepest.values()):
+                raise ValueError("`certificate=nominal` rests on images that it has observed, and it has seen none")
+            logits = model(x)
+            own = logits.gather(1, labels[:, None])
+            margin = (own - logits.scatter(1, labels[:, None], -torch.inf)).amin(1)
+            if self.by == "loss":
+                room, speed = math.log(2) - F.cross_entropy(logits, labels, reduction="none"), 1.0
+            else:
+                room, speed = margin, math.sqrt(2) if self.by == "jacobian" else 2.0
+            right = (logits.argmax(1) == labels) & (margin > 0) & logits.isfinite().all(1)
+            radius = (room / (speed * steepest[self.by])).clamp_min(0).nan_to_num(0.0)
+            return Verdict(logits.argmax(1), margin, torch.where(right, radius, 0.0))
+
+        return BoundCertificate(self.kind, norm, judge, observe=observe)

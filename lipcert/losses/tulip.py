@@ -1,0 +1,126 @@
+"""TULIP (Finlay, Oberman & Abbasi, 2018): training on images one step away, and a penalty on the loss's steepness."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Tulip(nn.Module):
+    """mean CE at x + eps·d, plus a penalty on ‖∇ₓCE‖₂; x in pixels of [0, 1], `eps` an l2 length in them.
+
+    perturbation  d is ∇/‖∇‖₂ ("l2": to first order this adds eps·‖∇‖₂, eq. J2), sign(∇)/√n ("fgsm", J1), or 0 ("none"),
+                  ∇ the gradient of an image's own CE. No clipping, no random start.
+    penalty       "max": penalty_weight·max(max_i ‖∇_i‖₂ − lip_0, 0) over the batch (under several ranks: over a rank's
+                  share); "mean_square": penalty_weight/2·mean ‖∇_i‖₂², the authors' next paper; "none".
+    penalty_at    the images it is taken at: "perturbed", where the CE is, or "clean".
+    penalty_by    "double_backprop", exact; or "finite_difference": (CE(x + h·v) − CE(x))/h with v = ∇/‖∇‖₂ held fixed,
+                  by `central` (CE(x + h·v) − CE(x − h·v))/2h; for networks that can't be differentiated twice. These
+                  run in float32 whatever the precision of training.
+
+    Batch normalisation couples a batch's images: ∇_i is that of the sum of all CE by image i, and the finite differences
+    move all images at once; both agree in their sum over the batch, and image by image without such layers.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        perturbation: Literal["none", "fgsm", "l2"] = "l2",
+        eps: float = 0.1,
+        penalty: Literal["none", "max", "mean_square"] = "max",
+        penalty_weight: float = 0.1,
+        penalty_at: Literal["perturbed", "clean"] = "perturbed",
+        penalty_by: Literal["double_backprop", "finite_difference"] = "double_backprop",
+        lip_0: float = 0.0,
+        h: float = 1e-2,
+        central: bool = False,
+    ):
+        super().__init__()
+        if not all(0 <= value < math.inf for value in (eps, penalty_weight, lip_0)):
+            given = f"{eps}, {penalty_weight} and {lip_0}"
+            raise ValueError(f"`loss.eps`, `penalty_weight` and `lip_0` must be at least 0, got {given}")
+        if not 0 < h < math.inf:
+            raise ValueError(f"`loss.h` must be positive, got {h}")
+        if lip_0 and penalty != "max":
+            raise ValueError(f"`loss.lip_0` is for `loss.penalty=max`, got {lip_0} with {penalty}: leave it at 0")
+        self.perturbation, self.eps = perturbation, eps
+        self.penalty, self.penalty_weight, self.lip_0 = penalty, penalty_weight, lip_0
+        self.penalty_at, self.twice, self.h, self.central = penalty_at, penalty_by == "double_backprop", h, central
+
+    def prepare(self, model: nn.Module, input_shape: tuple[int, ...]) -> None:
+        if self.penalty == "none" or not self.twice:
+            return
+        training, x, y = model.training, torch.rand(1, *input_shape), torch.zeros(1, dtype=torch.long)
+        try:
+            self.steepness(model.eval(), x, y, *self.look(model, x, y, keep=True)).sum().backward()
+        except RuntimeError:
+            raise ValueError(
+                f"`loss.penalty_by=double_backprop` differentiates twice, which {type(model).__name__} can't: "
+                "take finite_difference"
+            ) from None
+        finally:
+            model.train(training).zero_grad()
+
+    def forward(self, model: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
+        device = x.device.type
+        with torch.autocast(device, enabled=self.twice and torch.is_autocast_enabled(device)):
+            losses, steep = self.losses(model, x, y)
+        terms = {"cross_entropy": losses.mean()}
+        if steep is not None:
+            if self.penalty == "max":
+                penalty = self.penalty_weight * (steep.amax() - self.lip_0).clamp_min(0)
+            else:
+                penalty = self.penalty_weight / 2 * steep.square().mean()
+            terms |= {"penalty": penalty, "steepest": steep.amax(), "steepness": steep.mean()}
+        return {"loss": terms["cross_entropy"] + terms.get("penalty", 0.0), **terms}
+
+    def losses(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The CE of each image where it is trained on, and ‖∇‖₂ where that is penalised; both (B,)."""
+        penalised, steep = self.penalty != "none", None
+        if self.perturbation != "none":
+            clean = penalised and self.penalty_at == "clean"
+            losses, gradient = self.look(model, x, y, keep=clean)
+            if clean:
+                steep, penalised = self.steepness(model, x, y, losses, gradient), False
+            x = x + self.eps * self.direction(gradient.detach())
+        if not penalised:
+            return cross_entropies(model, x, y), steep
+        losses, gradient = self.look(model, x, y, keep=True)
+        return losses, self.steepness(model, x, y, losses, gradient)
+
+    def look(self, model: nn.Module, x: Tensor, y: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+        """The CE of each image, and its gradient by the image; with `keep`, both can be differentiated further."""
+        x = x.detach().requires_grad_()
+        losses = cross_entropies(model, x, y)
+        (gradient,) = torch.autograd.grad(losses.sum(), x, create_graph=keep and self.twice, retain_graph=keep)
+        return losses, gradient
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The step of length 1; none where the gradient is 0."""
+        if self.perturbation == "fgsm":
+            return gradient.sign() / math.sqrt(gradient[0].numel())
+        return unit(gradient)
+
+    def steepness(self, model: nn.Module, x: Tensor, y: Tensor, losses: Tensor, gradient: Tensor) -> Tensor:
+        if self.twice:
+            return (gradient.flatten(1).square().sum(1) + 1e-20).sqrt()  # whose slope at 0 is finite
+        step = self.h * unit(gradient)
+        ahead = cross_entropies(model, x + step, y)
+        return (ahead - cross_entropies(model, x - step, y)) / (2 * self.h) if self.central else (ahead - losses) / self.h
+
+
+def cross_entropies(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    logits = model(x)
+    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), y, reduction="none")
+
+
+def unit(gradient: Tensor) -> Tensor:
+    """Every image's gradient, divided by its l2 norm; 0 where it is 0."""
+    norms = gradient.flatten(1).norm(dim=1).view(-1, *[1] * (gradient.dim() - 1))
+    return torch.where(norms > 0, gradient / norms, 0.0)

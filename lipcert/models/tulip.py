@@ -1,0 +1,49 @@
+"""What the three networks of TULIP are made of (Finlay, Oberman & Abbasi, 2018): their convolutions, their last layers.
+
+All weights start uniform within ±1/√(fan-in), as torch's do.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from lipcert.layers import ScaledTanh
+
+
+def convolution(
+    inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1, relu: bool = True
+) -> list[nn.Module]:
+    """Convolution without bias, batch normalisation without a scale (its weight stays 1), and perhaps a ReLU."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    normalisation = nn.BatchNorm2d(outputs)
+    normalisation.weight.requires_grad_(False)
+    nn.init.uniform_(normalisation.bias, *_start(conv.weight[0].numel()))
+    return [conv, normalisation, *([nn.ReLU()] if relu else [])]
+
+
+def linear(inputs: int, outputs: int, normalised: bool) -> nn.Module:
+    """The last layer; `normalised`, with batch normalisation in it as the convolutions have it."""
+    if not normalised:
+        return nn.Linear(inputs, outputs)
+    normalisation = nn.BatchNorm1d(outputs)
+    normalisation.weight.requires_grad_(False)
+    nn.init.uniform_(normalisation.bias, *_start(inputs))
+    return nn.Sequential(nn.Linear(inputs, outputs, bias=False), normalisation)
+
+
+def squashed(head: nn.Module, classes: int, tanh: bool) -> nn.Module:
+    """`head`; with `tanh`, its logits standardised and kept within ±t by t·tanh(z/t) (appendix A.1)."""
+    return nn.Sequential(head, nn.BatchNorm1d(classes, affine=False), ScaledTanh()) if tanh else head
+
+
+def check_width(width: int) -> None:
+    if width < 1:
+        raise ValueError(f"`model.width` must be at least 1, got {width}")
+
+
+def _start(fan_in: int) -> tuple[float, float]:
+    return -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in)
+
+

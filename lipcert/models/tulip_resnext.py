@@ -1,0 +1,85 @@
+"""The ResNeXt with 34 layers that TULIP is published with (Finlay, Oberman & Abbasi, 2018)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from lipcert.contracts import Norm, Signal
+from lipcert.models.headed import Headed
+from lipcert.models.tulip import check_width, convolution, linear, squashed
+
+
+class BranchMean(nn.Module):
+    """(B, branches·C, H, W) to (B, C, H, W): the mean over the branches."""
+
+    norms = (Norm.L2, Norm.LINF)
+
+    def __init__(self, branches: int):
+        super().__init__()
+        self.branches = branches
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (self.branches, -1)).mean(1)
+
+    def bound(self, signal: Signal, walk, name: str) -> Signal:
+        channels, *sides = signal.shape
+        gain = (1 / math.sqrt(self.branches) if signal.norm is Norm.L2 else 1.0) * (1 + 1e-12)
+        local = 2 * signal.rounding(self.branches + 2) * gain * (signal.magnitude + signal.error)
+        return signal.after((channels // self.branches, *sides), gain=gain, local=local)
+
+
+class Block(nn.Module):
+    """x ↦ relu(mean of the branches + x); a branch is two 3×3 convolutions of its own with a ReLU between them."""
+
+    def __init__(self, channels: int, branches: int):
+        super().__init__()
+        wide = branches * channels
+        self.branches = nn.Sequential(
+            *convolution(channels, wide, 3), *convolution(wide, wide, 3, groups=branches, relu=False)
+        )
+        if branches > 1:
+            self.branches.append(BranchMean(branches))
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.branches(x) + x)
+
+
+class TulipResNeXt(Headed):
+    """A 3×3 convolution; (depth − 4)/6 blocks each of `width`, 2·`width` and 4·`width` channels, with a 1×1 convolution
+    and 2×2 average pooling between them; the mean over all positions, and a linear layer. Published: 2 branches of
+    width 32 for CIFAR-10, 4 for CIFAR-100.
+
+    `head_normalisation` puts batch normalisation into the linear layer as well, `tanh` t·tanh(z/t) behind it.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: Sequence[int],
+        num_classes: int,
+        depth: int = 34,
+        width: int = 32,
+        branches: int = 2,
+        tanh: bool = False,
+        head_normalisation: bool = False,
+    ):
+        check_width(width)
+        blocks = (depth - 4) // 6
+        if depth != 6 * blocks + 4 or blocks < 1:
+            raise ValueError(f"`model.depth` must be 6n + 4, such as 10 or 34, got {depth}")
+        if branches < 1:
+            raise ValueError(f"`model.branches` must be at least 1, got {branches}")
+        if min(input_shape[1:]) < 4:
+            raise ValueError(f"`model` halves its images twice: they must be at least 4×4, got {tuple(input_shape)}")
+        layers = convolution(input_shape[0], width, 3)
+        for stage, channels in enumerate((width, 2 * width, 4 * width)):
+            if stage:
+                layers += [*convolution(channels // 2, channels, 1), nn.AvgPool2d(2)]
+            layers += [Block(channels, branches) for _ in range(blocks)]
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        head = squashed(linear(4 * width, num_classes, head_normalisation), num_classes, tanh)
+        super().__init__(nn.Sequential(*layers), head)
