@@ -22,7 +22,8 @@ from lipcert.layers import fold
 from lipcert.losses.l2nnn import L2NNNLoss
 from lipcert.models.l2nnn import L2NNN
 from lipcert.optimizers.muon import Muon
-from lipcert.tasks.certify import certify_images, exact, exact_arithmetic
+from lipcert.tasks.arithmetic import exact, exact_arithmetic
+from lipcert.tasks.certify import certify_images
 
 SHAPE = (1, 28, 28)
 

@@ -7,7 +7,7 @@ from lipcert import cli
 from lipcert.contracts import CertificateRow
 from lipcert.datasets.separation import separation
 from lipcert.reporting.rows import read_rows
-from lipcert.tasks.certify import exact_arithmetic
+from lipcert.tasks.arithmetic import exact_arithmetic
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

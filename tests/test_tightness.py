@@ -24,7 +24,7 @@ from lipcert.reporting.tightness import RATIOS, TightnessRow, broken_chain, laye
 from lipcert.reporting.tightness_figures import tightness_figure
 from lipcert.tasks import certify
 from lipcert.tasks import tightness as task
-from lipcert.tasks.certify import exact
+from lipcert.tasks.arithmetic import exact
 from lipcert.tasks.gradients import Steepness, pair_gradients, steepness
 from lipcert.tasks.kept_label import kept_labels
 from lipcert.tasks.layer_bounds import MEASURES, layer_bounds

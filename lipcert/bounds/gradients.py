@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ENTRIES = 1 << 20  # of Jacobians at once: more don't fit a processor's cache
-
 
 class Steepness(NamedTuple):
     """Of each image, (B,): its cross-entropy, ‖∇ of that‖₂, ‖J‖₂ and ‖J‖_{2,∞}, J the Jacobian of the logits."""

@@ -23,8 +23,8 @@ class Tulip(nn.Module):
                   by `central` (CE(x + h·v) − CE(x − h·v))/2h; for networks that can't be differentiated twice. These
                   run in float32 whatever the precision of training.
 
-    Batch normalisation couples a batch's images: ∇_i is that of the sum of all CE by image i, and the finite differences
-    move all images at once; both agree in their sum over the batch, and image by image without such layers.
+    Batch normalisation couples a batch's images: ∇_i is that of the sum of all CE by image i, and finite differences
+    move all images at once. Both agree in their sum over the batch, and image by image where nothing couples them.
     """
 
     def __init__(
@@ -112,7 +112,9 @@ class Tulip(nn.Module):
             return (gradient.flatten(1).square().sum(1) + 1e-20).sqrt()  # whose slope at 0 is finite
         step = self.h * unit(gradient)
         ahead = cross_entropies(model, x + step, y)
-        return (ahead - cross_entropies(model, x - step, y)) / (2 * self.h) if self.central else (ahead - losses) / self.h
+        return (
+            (ahead - cross_entropies(model, x - step, y)) / (2 * self.h) if self.central else (ahead - losses) / self.h
+        )
 
 
 def cross_entropies(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -20,7 +20,16 @@ class AllCNN(Headed):
     def __init__(self, *, input_shape: Sequence[int], num_classes: int, width: int = 96, tanh: bool = False):
         check_width(width)
         wide, channels, layers = 2 * width, input_shape[0], []
-        for outputs, stride in ((width, 1), (width, 1), (width, 2), (wide, 1), (wide, 1), (wide, 2), (wide, 1), (wide, 1)):
+        for outputs, stride in (
+            (width, 1),
+            (width, 1),
+            (width, 2),
+            (wide, 1),
+            (wide, 1),
+            (wide, 2),
+            (wide, 1),
+            (wide, 1),
+        ):
             layers += convolution(channels, outputs, 3, stride=stride)
             channels = outputs
         classify = convolution(channels, num_classes, 1, relu=False)

@@ -45,5 +45,3 @@ def check_width(width: int) -> None:
 
 def _start(fan_in: int) -> tuple[float, float]:
     return -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in)
-
-

@@ -94,6 +94,21 @@ def robust_accuracy(rows: Iterable[AttackRow], attack: str, eps: float) -> float
     return _mean(attack_rows_at(rows, attack, eps), lambda row: not beaten(row, eps))
 
 
+def distances(rows: Iterable[AttackRow], attack: str) -> list[float]:
+    """Of an attack that looks for the smallest distance, what it found of each image: 0 where the clean image is
+    misclassified, inf where it failed."""
+    mine = [row for row in rows if row.attack == attack]
+    if any(row.eps is not None for row in mine):
+        raise ValueError(f"attack {attack!r} was tried at given radii: it looks for no smallest distance")
+    _once(mine)
+    return [0.0 if beaten(row, 0.0) else row.distance if beaten(row, math.inf) else math.inf for row in mine]
+
+
+def median_distance(rows: Iterable[AttackRow], attack: str) -> float:
+    """Median of `distances`: half of the images are misclassified within it."""
+    return statistics.median(distances(rows, attack))
+
+
 def attacked_count(rows: Iterable[AttackRow], attack: str) -> int:
     """How many images `attack` has finished: has tried at each of its radii."""
     images: dict[float | None, set[int]] = {}

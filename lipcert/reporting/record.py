@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from lipcert.contracts import AttackRow, CertificateRow, Kind
 from lipcert.reporting import numbers
 from lipcert.reporting.files import write_atomic
 from lipcert.reporting.numbers import decimal, percent
+from lipcert.reporting.stability import MAXIMA, StabilityRow, maxima
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,6 +58,9 @@ KEYS: dict[str, str] = {
     "robust_accuracy": "{attack: {eps: fraction of the attacked images that stay rightly classified}}",
     "attacked_images": "{attack: number of test images it was run on}",
     "median_distance": "{attack that looks for the smallest distance: median; null if it failed on half of them}",
+    "max_loss_gradient": "largest l2 norm of the cross-entropy's gradient among the test images: no bound",
+    "max_jacobian": "largest spectral norm of the logits' Jacobian among them: no bound",
+    "max_jacobian_rows": "largest l2 norm of a logit's gradient among them: no bound",
     "seconds": "{stage: seconds of wall time}",
     "device": "what it ran on",
     "versions": "{package: version}",
@@ -71,6 +74,7 @@ def summary(
     config: Mapping[str, Any],
     certificate_rows: Sequence[CertificateRow],
     attack_rows: Sequence[AttackRow] = (),
+    stability_rows: Sequence[StabilityRow] = (),
     norm: str,
     eps: Mapping[str, Sequence[float]],
     report: Mapping[str, Any],
@@ -99,8 +103,8 @@ def summary(
         record["robust_accuracy"][attack] = {_key(e): numbers.robust_accuracy(attack_rows, attack, e) for e in at}
         record["attacked_images"][attack] = numbers.attacked_count(attack_rows, attack)
         if not tried:
-            distances = [row.distance for row in attack_rows if row.attack == attack]
-            record["median_distance"][attack] = statistics.median(distances)
+            record["median_distance"][attack] = numbers.median_distance(attack_rows, attack)
+    record |= maxima(stability_rows)
     record["seconds"] = seconds
     record |= {key: environment[key] for key in ("device", "versions", "git_commit", "seed")}
     return _plain(record)
@@ -208,6 +212,11 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"robust accuracy at {eps}, {attack}, {images:,} images", f"{percent(value)} %"
     if "mean_gap" in summary:
         yield "mean gap", decimal(summary["mean_gap"])
+    for attack, distance in summary["median_distance"].items():
+        yield f"median distance, {attack}, {summary['attacked_images'][attack]:,} images", decimal(distance)
+    for key, (_, name) in MAXIMA.items():
+        if key in summary:
+            yield f"{name}, {summary['test_images']:,} images", decimal(summary[key])
     for key in ("lipschitz_bound", "enlargement"):
         if summary[key] is not None:
             yield key.replace("_", " ").replace("lipschitz", "Lipschitz"), f"{summary[key]:.6g}"

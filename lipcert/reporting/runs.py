@@ -6,7 +6,7 @@ import glob
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,20 @@ import yaml
 from lipcert.contracts import AttackRow, CertificateRow, Kind
 from lipcert.reporting.numbers import WORDS, kind_of
 from lipcert.reporting.rows import read_rows
+from lipcert.reporting.stability import StabilityRow
 
 
 @dataclass(frozen=True)
 class Run:
-    """The record of one run, read from its directory. No attacks.csv: it was not attacked."""
+    """The record of one run, read from its directory. No attacks.csv: it was not attacked; no stability.csv: its
+    gradients were not looked at."""
 
     path: Path
     config: dict[str, Any]
     summary: dict[str, Any]
     certificate_rows: list[CertificateRow]
     attack_rows: list[AttackRow]
+    stability_rows: list[StabilityRow] = field(default_factory=list)
 
     @cached_property
     def kind(self) -> Kind:
@@ -58,8 +61,15 @@ class Run:
             raise ValueError(f"{path / 'certificates.csv'}: {error}") from None
         if lacking := [key for key in due if key not in summary]:
             raise ValueError(f"{path / 'summary.json'} lacks {lacking[0]}: `lipcert certify run={path}` writes it anew")
-        attacks = path / "attacks.csv"
-        return cls(path, config, summary, rows, read_rows(attacks, AttackRow) if attacks.is_file() else [])
+        attacks, stability = path / "attacks.csv", path / "stability.csv"
+        return cls(
+            path,
+            config,
+            summary,
+            rows,
+            read_rows(attacks, AttackRow) if attacks.is_file() else [],
+            read_rows(stability, StabilityRow) if stability.is_file() else [],
+        )
 
 
 def find_runs(paths: Iterable[str | Path], *, skip_unfinished: bool = False) -> list[Run]:

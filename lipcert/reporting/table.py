@@ -18,6 +18,7 @@ from lipcert.reporting import numbers
 from lipcert.reporting.groups import group_by_seed, group_names
 from lipcert.reporting.numbers import decimal, percent
 from lipcert.reporting.runs import Run
+from lipcert.reporting.stability import MAXIMA, maxima
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -137,6 +138,14 @@ def _columns(runs: Sequence[Run]) -> dict[Column, Callable[[Run], float | None]]
         for eps in sorted({eps for run in runs for eps in _attack_eps(run, attack)}):
             column = Column(f"robust {attack} {eps!r} on {images} images", block=about, at=repr(eps))
             columns[column] = partial(_robust, attack=attack, eps=eps)
+    for attack, tried in dict.fromkeys(found for run in runs for found in numbers.attacks(run.attack_rows)):
+        if not tried:
+            column = Column(f"median distance {attack}", percent=False, block="median distance", at=attack)
+            columns[column] = partial(_median_distance, attack=attack)
+    for key, (_, name) in MAXIMA.items():
+        if any(run.stability_rows for run in runs):
+            column = Column(name, percent=False, block="steepest test images, l2 (no bounds)", at=name)
+            columns[column] = partial(_maximum, key=key)
     for kind, norm in claims:
         column = Column(f"{numbers.WORDS[kind]} median {norm} radius", percent=False, claim=kind is Kind.PROOF)
         columns[column] = partial(_median, kind=kind, norm=norm)
@@ -159,6 +168,15 @@ def _robust(run: Run, *, attack: str, eps: float) -> float | None:
     tried = dict(numbers.attacks(run.attack_rows)).get(attack)
     known = tried is not None and (eps in tried or not tried)  # smallest distances answer for every eps
     return numbers.robust_accuracy(run.attack_rows, attack, eps) if known else None
+
+
+def _median_distance(run: Run, *, attack: str) -> float | None:
+    found = numbers.attacked_count(run.attack_rows, attack)
+    return numbers.median_distance(run.attack_rows, attack) if found else None
+
+
+def _maximum(run: Run, *, key: str) -> float | None:
+    return maxima(run.stability_rows).get(key)
 
 
 def _attack_eps(run: Run, attack: str) -> set[float]:

@@ -16,8 +16,9 @@ from lipcert.layers import fold
 from lipcert.reporting.files import write_atomic
 from lipcert.reporting.rows import append_rows, read_rows
 from lipcert.tasks import record, store
+from lipcert.tasks.arithmetic import exact_arithmetic
 from lipcert.tasks.attacking import attack_images
-from lipcert.tasks.certify import exact_arithmetic, load_run
+from lipcert.tasks.certify import load_run
 from lipcert.tasks.devices import check_device
 from lipcert.tasks.settings import build
 

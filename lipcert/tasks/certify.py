@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 
 from lipcert.contracts import BoundCertificate, CertificateRow
 from lipcert.datasets import batches
@@ -20,7 +18,9 @@ from lipcert.datasets.split import Dataset, Split
 from lipcert.layers import fold
 from lipcert.reporting.files import write_atomic
 from lipcert.reporting.rows import write_rows
-from lipcert.tasks import record, store
+from lipcert.reporting.stability import StabilityRow
+from lipcert.tasks import record, stability, store
+from lipcert.tasks.arithmetic import exact, exact_arithmetic
 from lipcert.tasks.devices import check_device
 from lipcert.tasks.settings import build, check
 
@@ -29,7 +29,7 @@ def run(
     *,
     run: str,
     certificate: dict | None,
-    analysis: Literal["tightness"] | None,
+    analysis: Literal["tightness", "stability"] | None,
     attack: dict | None,
     draws: int,
     noise: float,
@@ -44,16 +44,18 @@ def run(
 
     `attack`, `draws` and `noise` are the analysis's.
     """
-    from lipcert.tasks import tightness  # which evaluates as this module does
+    from lipcert.tasks import tightness  # which attacks, and attacks load runs as this module does
 
     check_device(device)
     directory = Path(run)
     config, model, dataset = load_run(directory, data_dir=data_dir, trust=trust)
-    if analysis:
+    if analysis == "tightness":
         tightness.check(model, certificate or config["certificate"], attack, draws, noise)
     bound = certify(directory, config, model, dataset, certificate=certificate, device=device, batch_size=batch_size)
     record.write(directory)
-    if analysis and attack:
+    if analysis == "stability":
+        stability.analyse(directory, model, dataset, device=device, batch_size=batch_size)
+    if analysis == "tightness" and attack:
         tightness.analyse(
             directory,
             config,
@@ -69,7 +71,7 @@ def run(
         )
     record.show(directory, layers=True)
     if analysis:
-        tightness.show(directory)
+        (tightness if analysis == "tightness" else stability).show(directory)
 
 
 def load_run(directory: Path, *, data_dir: str | None = None, trust: bool = False) -> tuple[dict, nn.Module, Dataset]:
@@ -93,7 +95,8 @@ def certify(
     device: str = "cpu",
     batch_size: int = 500,
 ) -> BoundCertificate:
-    """Writes certificates.csv, one row a test image, and certificate.json: the bound and what it was measured on.
+    """Writes certificates.csv, one row a test image, and certificate.json: the bound and what it was measured on. A
+    nominal certificate looks at all images first, and what it sees goes to stability.csv.
 
     Returns the certificate as it is bound to the network."""
     if batch_size < 1:
@@ -105,7 +108,11 @@ def certify(
         with Console(stderr=True).status("measuring the layers' norms"):
             bound = build(chosen)(network, dataset.input_shape)
         bounding = time.perf_counter() - started
-        rows = list(certify_images(bound, network.to(device), dataset.test, device, batch_size))
+        network.to(device)
+        if bound.observe:
+            seen = stability.look(bound.observe, dataset.test, dataset.num_classes, device, batch_size)
+            write_rows(directory / store.STABILITY, StabilityRow, seen)
+        rows = list(certify_images(bound, network, dataset.test, device, batch_size))
     write_rows(directory / store.CERTIFICATES, CertificateRow, rows)
     facts = {
         "certificate": chosen["_target_"].rpartition(".")[2],
@@ -135,25 +142,3 @@ def certify_images(
         for row in zip(*columns, strict=True):
             yield CertificateRow(index, *row)
             index += 1
-
-
-def exact(x: Tensor) -> Tensor:
-    """The image in float64 that a float32 image stands for: its bytes, divided by 255 with one rounding."""
-    return (x.double() * 255).round() / 255
-
-
-@contextmanager
-def exact_arithmetic() -> Iterator[None]:
-    """What a proof is evaluated in: no autocast, no TF32, no library's own choice of a faster convolution."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with (
-            torch.no_grad(),
-            torch.backends.cudnn.flags(enabled=False),
-            torch.autocast("cuda", enabled=False),
-            torch.autocast("cpu", enabled=False),
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)

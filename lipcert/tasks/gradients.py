@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+from lipcert.bounds.gradients import jacobians
 from lipcert.datasets import batches
 from lipcert.datasets.sampling import stream
 from lipcert.datasets.split import Split
-from lipcert.tasks.certify import exact
+from lipcert.tasks.arithmetic import exact
 
 NOISE = 3  # key of the random stream
-ENTRIES = 1 << 20  # of gradients at once: more don't fit a processor's cache
+ENTRIES = {"cpu": 1 << 20}  # of gradients at once: more don't fit its cache
 
 
 class Steepness(NamedTuple):
@@ -57,8 +58,7 @@ def steepness(
 
     LMT's protocol (Tsuzuku et al., NeurIPS 2018, §6) image by image, where the authors' takes the steepest of a batch.
     """
-    fitting = ENTRIES // (classes * math.prod(images.input_shape))
-    loader = batches(images, max(1, min(batch_size, fitting)), device=device)
+    loader = batches(images, at_once(classes, images.input_shape, device, batch_size), device=device)
     generator, console = stream(seed, NOISE), Console(stderr=True)
     parts, anywhere = [], torch.zeros(classes, classes, dtype=torch.float64)
     for image, y in track(loader, "gradients", len(loader), console=console, disable=not console.is_terminal):
@@ -78,13 +78,14 @@ def steepness(
 def pair_gradients(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """The logits (B, K), and ‖∇(y_i − y_j)‖₂ for every two of them (B, K, K). 0 where none is defined:
     that says nothing."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        logits = network(x)
-        each = [torch.autograd.grad(logit, x, retain_graph=True)[0].flatten(1) for logit in logits.sum(0)]
-    gradients = torch.stack(each, 1)
+    logits, gradients = jacobians(network, x)
     gradients -= gradients.mean(1, keepdim=True)  # no difference changes, and less cancels below
     gram = gradients @ gradients.mT
     squares = gram.diagonal(dim1=1, dim2=2)
     norms = (squares[:, :, None] + squares[:, None] - 2 * gram).clamp_min(0).sqrt()
-    return logits.detach(), norms.nan_to_num(0.0, posinf=torch.inf)
+    return logits, norms.nan_to_num(0.0, posinf=torch.inf)
+
+
+def at_once(classes: int, shape: tuple[int, ...], device: str, batch_size: int) -> int:
+    """How many images to take the gradients of all logits at: `batch_size`, or what fits."""
+    return max(1, min(batch_size, ENTRIES.get(device, 1 << 27) // (classes * math.prod(shape))))

@@ -17,6 +17,7 @@ from lipcert.reporting.curves import run_figure, save_png
 from lipcert.reporting.numbers import broken_certificates
 from lipcert.reporting.record import layer_table, run_table, summary, write_json_atomic
 from lipcert.reporting.rows import read_rows
+from lipcert.reporting.stability import MAXIMA, StabilityRow
 from lipcert.tasks import store
 
 PACKAGES = ("lipcert", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "foolbox", "numpy")
@@ -35,6 +36,7 @@ def write(directory: Path, finished: bool | None = None) -> None:
     facts = json.loads((directory / store.CERTIFICATE).read_text())
     certificates = read_rows(directory / store.CERTIFICATES, CertificateRow)
     attacks = read_rows(directory / store.ATTACKS, AttackRow) if (directory / store.ATTACKS).exists() else []
+    stability = directory / store.STABILITY
     broken = broken_certificates(certificates, attacks, facts["norm"])
     if broken:
         raise CertificateBroken(
@@ -46,6 +48,7 @@ def write(directory: Path, finished: bool | None = None) -> None:
         config=config,
         certificate_rows=certificates,
         attack_rows=attacks,
+        stability_rows=read_rows(stability, StabilityRow) if stability.exists() else [],
         norm=facts["norm"],
         eps={facts["norm"]: config["eps"]},
         report=facts,
@@ -118,7 +121,9 @@ def write_tensorboard(directory: Path, config: dict[str, Any], content: dict[str
     numbers = {"clean_accuracy": content.get("clean_accuracy")}
     for key in ("certified_accuracy", "nominal_accuracy", "statistical_accuracy"):
         numbers |= {f"{key}/{eps}": value for eps, value in content.get(key, {}).items()}
-    numbers["median_radius"] = content.get("median_radius")
+    for key in ("median_radius", "nominal_median_radius", "statistical_median_radius", *MAXIMA):
+        numbers[key] = content.get(key)
+    numbers |= {f"median_distance/{attack}": value for attack, value in content["median_distance"].items()}
     for attack, values in content["robust_accuracy"].items():
         numbers |= {f"robust_accuracy/{attack}/{eps}": value for eps, value in values.items()}
     numbers = {key: value for key, value in numbers.items() if value is not None}

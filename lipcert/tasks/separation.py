@@ -13,7 +13,7 @@ from lipcert.reporting.curves import save_png
 from lipcert.reporting.record import write_json_atomic
 from lipcert.reporting.rows import write_rows
 from lipcert.reporting.separation import SeparationRow, pair_figure, separation_figure, separation_table
-from lipcert.tasks.certify import exact_arithmetic
+from lipcert.tasks.arithmetic import exact_arithmetic
 from lipcert.tasks.devices import check_device
 from lipcert.tasks.settings import build
 

@@ -15,7 +15,7 @@ from lipcert.tasks.settings import build, check, check_trusted
 CONFIG, CHECKPOINT, METRICS = "config.yaml", "checkpoints/last.ckpt", "metrics.csv"
 CERTIFICATES, CERTIFICATE, ATTACKS = "certificates.csv", "certificate.json", "attacks.csv"
 SUMMARY, CURVES, ATTACK_SECONDS = "summary.json", "curves.png", "attack_seconds.json"
-LABEL_NOISE = "label_noise.csv"
+LABEL_NOISE, STABILITY = "label_noise.csv", "stability.csv"
 COUNTEREXAMPLES = "counterexamples"
 KEYS = {"seed", "eps", "dataset", "model", "loss", "optimizer", "schedule", "certificate", "attack", "trainer"}
 

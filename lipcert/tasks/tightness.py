@@ -24,8 +24,8 @@ from lipcert.reporting.rows import read_rows, write_rows
 from lipcert.reporting.tightness import TightnessRow, broken_chain, layer_table, ratio_table, tightness
 from lipcert.reporting.tightness_figures import picture_figure, tightness_figure
 from lipcert.tasks import record, store
+from lipcert.tasks.arithmetic import exact_arithmetic
 from lipcert.tasks.attack import attack_run
-from lipcert.tasks.certify import exact_arithmetic
 from lipcert.tasks.gradients import Steepness, steepness
 from lipcert.tasks.kept_label import kept_labels
 from lipcert.tasks.layer_bounds import layer_bounds

@@ -1,0 +1,31 @@
+"""What proofs, gradients and attacks are evaluated in: float64, exactly as written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def exact(x: Tensor) -> Tensor:
+    """The image in float64 that a float32 image stands for: its bytes, divided by 255 with one rounding."""
+    return (x.double() * 255).round() / 255
+
+
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """What a proof is evaluated in: no autocast, no TF32, no library's own choice of a faster convolution."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.no_grad(),
+            torch.backends.cudnn.flags(enabled=False),
+            torch.autocast("cuda", enabled=False),
+            torch.autocast("cpu", enabled=False),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)

@@ -1,0 +1,191 @@
+"""How steep a network is at its test images: what is written, what is made of it, and that none of it is a bound."""
+
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commandline import refused
+from test_reporting import PGD, attacked, certificates, configuration, written
+from torch import nn
+
+from lipcert import cli
+from lipcert.bounds import lipschitz_bound
+from lipcert.bounds.gradients import steepness
+from lipcert.bounds.linearised import linearised_norm
+from lipcert.contracts import AttackRow, CertificateRow
+from lipcert.reporting import errors, numbers
+from lipcert.reporting.groups import group_by_seed, group_names
+from lipcert.reporting.rows import read_rows, write_rows
+from lipcert.reporting.runs import find_runs
+from lipcert.reporting.separation import SeparationRow, stability_curve
+from lipcert.reporting.stability import StabilityRow, maxima
+from lipcert.reporting.table import comparison
+from lipcert.tasks.arithmetic import exact
+from lipcert.tasks.certify import load_run
+
+SMALLEST = "smallest_pgd_l2-10"
+SMALL = ("model=tulip_resnext", "model.depth=10", "model.width=2", "schedule.epochs=12", "loss.eps=0.3", "trainer=cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stability") / "run"
+    assert cli.run("train", [*SMALL, "attack.images=20", f"output_dir={path}"]) == 0
+    return path
+
+
+@pytest.fixture
+def run(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def counter_example():
+    """W1 = [1; 1], W2 = [1, −1], a ReLU between them: 0 as a product of matrices, of slope 1 where one unit is on."""
+    first, second = nn.Linear(1, 2), nn.Linear(2, 1)
+    with torch.no_grad():
+        first.weight.fill_(1)
+        first.bias.copy_(torch.tensor([0.0, -1.0]))
+        second.weight.copy_(torch.tensor([[1.0, -1.0]]))
+    return nn.Sequential(first, nn.ReLU(), second).double()
+
+
+def test_the_norm_of_the_product_of_the_weights_is_no_bound():
+    network = counter_example()
+    assert linearised_norm(network, (1,)) == 0
+    seen = steepness(network, torch.tensor([[0.5]], dtype=torch.float64), torch.zeros(1, dtype=torch.long))
+    assert seen.jacobian.item() == 1
+    assert lipschitz_bound(network, (1,)).lipschitz == pytest.approx(2) and 2 >= 1  # the product of norms is
+
+
+def test_a_linearised_network_is_the_product_of_its_layers():
+    torch.manual_seed(0)
+    layers = [nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)]
+    network = nn.Sequential(*layers).double()
+    product = (layers[4].weight @ layers[2].weight @ layers[0].weight).detach()
+    assert linearised_norm(network, (5,)) == pytest.approx(float(torch.linalg.matrix_norm(product, 2)))
+    with pytest.raises(ValueError, match="Sequential is not linear without its activations"):
+        linearised_norm(nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 2)).double(), (1, 4, 4))
+
+
+def test_a_nominal_run_says_how_steep_it_is_and_certifies_nothing(run):
+    summary = json.loads((run / "summary.json").read_text())
+    rows, certified = (
+        read_rows(run / "stability.csv", StabilityRow),
+        read_rows(run / "certificates.csv", CertificateRow),
+    )
+    _, network, dataset = load_run(run)
+    x, y = dataset.test.pixels(), dataset.test.labels
+    seen = steepness(network.double().eval(), exact(x.double() / 255), y)
+    assert [row.index for row in rows] == list(range(359))
+    for name, column in seen._asdict().items():
+        np.testing.assert_allclose([getattr(row, name) for row in rows], column, rtol=1e-9)
+    assert summary["kind"] == "nominal"
+    assert not [key for key in summary if key.startswith("certified")]
+    assert summary["max_loss_gradient"] == max(row.loss_gradient for row in rows)
+    for row, own in zip(certified, rows, strict=True):
+        due = max(0.0, math.log(2) - own.loss) / summary["max_loss_gradient"] if row.prediction == row.label else 0
+        assert row.radius == pytest.approx(due, rel=1e-9)
+        assert row.kind == "nominal"
+    assert all(row.jacobian >= row.jacobian_rows for row in rows)
+
+
+def test_no_word_of_a_nominal_record_is_certified(run, capsys):
+    assert cli.run("compare", [str(run), "output_dir=compared"]) == 0
+    said = capsys.readouterr().out + (Path("compared") / "compare.md").read_text()
+    names = [path.name for path in (Path("compared")).iterdir()]
+    assert sorted(names) == ["compare.csv", "compare.md", "curves.png", "errors.png"]
+    assert "certified" not in said and "certified" not in (Path("compared") / "compare.csv").read_text()
+    assert "nominal l2 0.3" in said and "steepest loss gradient" in said and "median distance smallest_pgd" in said
+
+
+def test_any_run_in_l2_can_be_looked_at(run, capsys):
+    """A proof too: its gradients are below its bound, and its certified columns are what they were."""
+    before = (run / "stability.csv").read_bytes()
+    assert cli.run("certify", [f"run={run}", "certificate=margin", "analysis=stability"]) == 0
+    assert "norm of the product of the layers without activations (no bound)" in capsys.readouterr().out
+    content, summary = (json.loads((run / name).read_text()) for name in ("stability.json", "summary.json"))
+    assert (run / "stability.csv").read_bytes() == before
+    assert content["images"] == 359
+    assert summary["kind"] == "proof"
+    assert content["max_jacobian"] == summary["max_jacobian"] <= content["product_of_norms"]
+    assert content["product_of_norms"] == pytest.approx(summary["lipschitz_bound"], rel=1e-9)
+    assert cli.run("certify", [f"run={run}"]) == 0  # nominal again
+    assert json.loads((run / "summary.json").read_text())["kind"] == "nominal"
+
+
+def test_wrong_requests_are_one_line(run, capsys):
+    says = "`separation`: nowhere is not there; `lipcert separation dataset=NAME` writes it"
+    assert refused(capsys, "compare", str(run), "separation=nowhere") == says
+    said = refused(capsys, "train", "model=linf_dist", "certificate=nominal", "output_dir=another")
+    assert said == "`certificate=nominal` looks at gradients in l2, this model is certified in linf"
+
+
+def smallest(rows, scale, seed):
+    draw = np.random.default_rng(seed)
+    out = []
+    for row in rows[:40]:
+        wrong, found = row.prediction != row.label, draw.random() < 0.9
+        distance = 0.0 if wrong else scale * draw.random() if found else math.inf
+        out.append(AttackRow(row.index, SMALLEST, None, wrong or found, distance))
+    return out
+
+
+def defences(folder):
+    """Two defences with two seeds each, and the distances that an attack found of them."""
+    for i, (seed, scale) in enumerate([(1, 1.0), (2, 1.2), (1, 3.0), (2, 3.3)]):
+        path = written(folder / str(i), configuration(seed, "resnet34", eps=scale // 1), kind="nominal")
+        rows = smallest(certificates(), scale, i) + [row for row in attacked(certificates()) if row.attack == PGD]
+        write_rows(path / "attacks.csv", AttackRow, rows)
+        write_rows(path / "stability.csv", StabilityRow, [StabilityRow(0, 1.0, scale, 5.0, 4.0)])
+    return find_runs([folder])
+
+
+def test_an_error_curve_is_its_distances(tmp_path):
+    runs = defences(tmp_path)[:2]
+    curve = errors.error_curve([run.attack_rows for run in runs], SMALLEST)
+    for eps in (0.0, 0.1, 0.5, 0.7, 1.1, *curve.x):
+        due = np.mean([1 - numbers.robust_accuracy(run.attack_rows, SMALLEST, eps) for run in runs])
+        assert curve.y[np.searchsorted(curve.x, eps, side="right") - 1] == pytest.approx(due)
+    assert curve.y[0] > 0 and curve.y[-1] < 1  # misclassified images, and failures
+    median = numbers.median_distance(runs[0].attack_rows, SMALLEST)
+    assert numbers.robust_accuracy(runs[0].attack_rows, SMALLEST, median) <= 0.5
+    with pytest.raises(ValueError, match="was tried at given radii"):
+        numbers.distances(runs[0].attack_rows, PGD)
+
+
+def test_defences_lie_over_one_another_and_over_the_data(tmp_path):
+    runs = defences(tmp_path)
+    groups = group_by_seed(runs)
+    beside = stability_curve([SeparationRow(i, 0, 1, float(i)) for i in range(5)])
+    figure = errors.errors_figure(groups, group_names(groups)[0], beside)
+    (axes,) = figure.axes
+    assert axes.get_title() == SMALLEST
+    assert [line.get_label() for line in axes.lines] == ["loss.eps=1.0", "loss.eps=3.0", beside.label]
+    alone = errors.errors_figure(groups[:1], ["defence"])
+    assert [line.get_label() for line in alone.axes[0].lines] == [SMALLEST]
+    assert errors.errors_figure(group_by_seed(find_runs([written(tmp_path / "x", configuration())])), ["a"]) is not None
+    untried = [[run] for run in runs]
+    for (run,) in untried:
+        run.attack_rows[:] = [row for row in run.attack_rows if row.attack == PGD]
+    assert errors.errors_figure(untried, list("abcd")) is None
+
+
+def test_compare_averages_medians_and_maxima_over_seeds(tmp_path):
+    runs = defences(tmp_path)
+    table = comparison(runs)
+    titles = [column.title for column in table.columns]
+    medians = [numbers.median_distance(run.attack_rows, SMALLEST) for run in runs]
+    cells = [row[titles.index(f"median distance {SMALLEST}")] for row in table.cells]
+    assert [cell.mean for cell in cells] == pytest.approx([np.mean(medians[:2]), np.mean(medians[2:])])
+    cells = [row[titles.index("steepest loss gradient")] for row in table.cells]
+    assert [cell.mean for cell in cells] == pytest.approx([1.1, 3.15])
+    assert f"median distance {PGD}" not in titles
+    header = next(csv.reader([table.csv().splitlines()[0]]))
+    assert "largest Jacobian norm mean" in header
+    assert maxima([]) == {}
