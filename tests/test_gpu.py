@@ -7,6 +7,7 @@ from lipcert import cli
 from lipcert.contracts import CertificateRow
 from lipcert.datasets.separation import separation
 from lipcert.reporting.rows import read_rows
+from lipcert.reporting.stability import StabilityRow
 from lipcert.tasks.arithmetic import exact_arithmetic
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -44,6 +45,19 @@ def test_every_architecture_on_the_gpu(tmp_path, model):
     arguments = ["trainer=gpu", f"model={model}", "attack=none", f"output_dir={tmp_path / 'run'}", *small]
     arguments += [] if model == "nearest_neighbour" else ["schedule.epochs=1"]
     assert cli.run("train", arguments) == 0
+
+
+@pytest.mark.parametrize("by", ["double_backprop", "finite_difference"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_tulip_on_the_gpu_sees_the_same_gradients_there(tmp_path, precision, by):
+    run = tmp_path / "run"
+    arguments = ["model=tulip_resnext", "model.depth=10", "model.width=4", "attack=none", "trainer=gpu"]
+    arguments += [f"trainer.precision={precision}", f"loss.penalty_by={by}", "schedule.epochs=2", f"output_dir={run}"]
+    assert cli.run("train", arguments) == 0
+    there = read_rows(run / "stability.csv", StabilityRow)
+    assert cli.run("certify", [f"run={run}", "device=cpu"]) == 0
+    for a, b in zip(there, read_rows(run / "stability.csv", StabilityRow), strict=True):
+        assert a == pytest.approx(b, rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize("pixels", [784, 3072, 33000])

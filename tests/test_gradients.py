@@ -145,6 +145,22 @@ def test_two_networks_do_not_share_what_was_observed():
     one.judge(x, y)
 
 
+def test_where_nothing_moves_nothing_is_claimed():
+    model, (x, y) = network(), images()
+    nn.init.zeros_(model[-1].weight)
+    bound = Nominal()(fold(model), SHAPE)
+    bound.observe(x, y)
+    verdict = bound.judge(x, verdict_labels := bound.judge(x, y).prediction)
+    assert (verdict.prediction == verdict_labels).all() and (verdict.radius == 0).all()
+
+
+def test_a_gradient_that_is_no_number_is_an_error():
+    model, (x, y) = network(), images()
+    model[0].weight.data[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="Sequential has gradients that are not finite"):
+        Nominal()(model, SHAPE).observe(x, y)
+
+
 def test_a_network_certified_in_linf_is_refused():
     model = LinfDist(input_shape=(1, 4, 4), num_classes=3, depth=2, width=8).double().eval()
     with pytest.raises(ValueError, match="`certificate=nominal`.*linf"):

@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lipcert.bounds.gradients import steepness
-from lipcert.losses.tulip import Tulip
+from lipcert.layers import DistanceConv2d
+from lipcert.losses.tulip import Tulip, unit
 from lipcert.models.linf_dist import LinfDist
 from lipcert.models.resnet34 import ResNet34
 
@@ -90,15 +91,15 @@ def test_images_are_trained_on_exactly_one_step_away_however_many_there_are(pert
         assert images[1].min() < 0 and images[1].max() > 1  # nothing is clipped
 
 
-class Above(nn.Module):
-    """Flat, exactly, wherever no pixel is above 1/2."""
+class Squares(nn.Module):
+    """Flat, exactly, where all pixels are 1/4."""
 
     def __init__(self):
         super().__init__()
         self.head = nn.Linear(PIXELS, CLASSES)
 
     def forward(self, x):
-        return self.head(F.relu(x.flatten(1) - 0.5))
+        return self.head((x.flatten(1) - 0.25).square())
 
 
 @pytest.mark.parametrize("perturbation", ["l2", "fgsm"])
@@ -106,7 +107,7 @@ class Above(nn.Module):
 def test_an_image_without_a_gradient_does_not_move_and_spoils_nothing(perturbation, penalty_by):
     x = torch.stack([torch.full(SHAPE, 0.25), torch.rand(SHAPE)])
     for images in (x, x[:1]):
-        model = Above()
+        model = Squares()
         seen = fed(model)
         loss = Tulip(num_classes=CLASSES, perturbation=perturbation, eps=0.3, penalty_by=penalty_by)
         terms = loss(model, images, torch.tensor([0, 1])[: len(images)])
@@ -271,13 +272,49 @@ def test_a_network_with_first_derivatives_only_is_told_the_way_out():
     assert penalty > 0 and gradients(penalty, model).isfinite().all() and gradients(penalty, model).norm() > 0
 
 
+def test_a_distance_behind_a_convolution_is_refused_too():
+    """Its backward pass has no derivative: without the refusal, the penalty's would be wrong in silence."""
+    layers = [nn.Conv2d(1, 2, 3, padding=1), DistanceConv2d(2, 3, 3, padding=1, p=8.0), nn.Flatten(), nn.Linear(48, 3)]
+    with pytest.raises(ValueError, match="differentiates twice, which Sequential can't"):
+        Tulip(num_classes=CLASSES).prepare(nn.Sequential(*layers), SHAPE)
+
+
+def test_other_errors_of_a_model_are_its_own():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        Tulip(num_classes=CLASSES).prepare(nn.Sequential(nn.Flatten(), nn.Linear(PIXELS + 1, CLASSES)), SHAPE)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_preparing_leaves_no_trace(training):
     model = ResNet34(input_shape=(1, 8, 8), num_classes=CLASSES, depth=10, width=2, tanh=True).train(training)
-    before = state(model)
+    model.features[1].eval()  # a layer that is to stay as it is
+    gradients = [torch.ones_like(p) for p in model.parameters()]
+    for p, gradient in zip(model.parameters(), gradients, strict=True):
+        p.grad = gradient
+    before, random = state(model), torch.get_rng_state()
     Tulip(num_classes=CLASSES).prepare(model, (1, 8, 8))
     torch.testing.assert_close(state(model), before, rtol=0, atol=0)
-    assert model.training is training and all(p.grad is None for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert model.training is training and not model.features[1].training
+    assert all(gradient.eq(1).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("central", [False, True])
+def test_dropout_is_no_part_of_a_finite_difference(central):
+    """Each look at the network has its own; but between two looks of one difference only the image moves."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, CLASSES))
+    x, y = batch()
+    loss = Tulip(num_classes=CLASSES, penalty_by="finite_difference", central=central)
+    steepest = [loss(model, x.float(), y)["steepest"].item() for _ in range(10)]
+    bound = max(Tulip(num_classes=CLASSES)(model, x.float(), y)["steepest"].item() for _ in range(30))
+    assert max(steepest) < 2 * bound and len(set(steepest)) == 10
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-38, 1e-42])
+def test_a_step_has_its_length_however_flat_the_loss(size):
+    gradient = torch.randn(3, *SHAPE) * size
+    gradient[1] = 0
+    assert unit(gradient).flatten(1).norm(dim=1).tolist() == pytest.approx([1, 0, 1], abs=1e-6)
 
 
 @pytest.mark.parametrize(

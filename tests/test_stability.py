@@ -29,7 +29,15 @@ from lipcert.tasks.arithmetic import exact
 from lipcert.tasks.certify import load_run
 
 SMALLEST = "smallest_pgd_l2-10"
-SMALL = ("model=tulip_resnext", "model.depth=10", "model.width=2", "schedule.epochs=12", "loss.eps=0.3", "trainer=cpu")
+SMALL = (
+    "model=tulip_resnext",
+    "model.depth=10",
+    "model.width=2",
+    "schedule.epochs=4",
+    "dataset.subset=300",
+    "loss.eps=0.3",
+    "trainer=cpu",
+)
 
 
 @pytest.fixture(scope="module")

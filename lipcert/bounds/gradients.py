@@ -30,8 +30,10 @@ def jacobians(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def steepness(network: nn.Module, x: Tensor, y: Tensor) -> Steepness:
     """At images x with labels y. The gradient of the cross-entropy is Jᵀ(softmax − onehot), ‖J‖₂² the largest
-    eigenvalue of JJᵀ, (K, K), and ‖J‖_{2,∞} the length of J's longest row."""
+    eigenvalue of JJᵀ, (K, K), and ‖J‖_{2,∞} the length of J's longest row. ValueError where J is not finite."""
     logits, jacobian = jacobians(network, x)
+    if not jacobian.isfinite().all():
+        raise ValueError(f"{type(network).__name__} has gradients that are not finite: there is no steepest one")
     loss = F.cross_entropy(logits, y, reduction="none")
     slope = logits.softmax(1) - F.one_hot(y, logits.shape[1])
     gradient = (slope[:, None] @ jacobian)[:, 0]

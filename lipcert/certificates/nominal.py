@@ -22,7 +22,8 @@ class Nominal:
     by "rows"      margin/(2·max ‖J‖_{2,∞}), of its longest row.
 
     These maxima are lower bounds of the constants that a proof would need: the kind is `nominal`, and no such radius is
-    certified. ValueError for a model of another norm, and where an image is judged before any was observed.
+    certified. Where the maximum is 0 nothing is claimed at all: radius 0. ValueError for a model of another norm, and
+    where an image is judged before any was observed.
     """
 
     kind = Kind.NOMINAL
@@ -33,16 +34,16 @@ class Nominal:
     def __call__(self, model: nn.Module, shape: tuple[int, ...]) -> BoundCertificate:
         if (norm := Norm(getattr(model, "norm", Norm.L2))) is not Norm.L2:
             raise ValueError(f"`certificate=nominal` looks at gradients in l2, this model is certified in {norm}")
-        steepest = {"loss": 0.0, "jacobian": 0.0, "rows": 0.0}
+        steepest: dict[str, float] = {}
 
         def observe(x: Tensor, labels: Tensor) -> Steepness:
             seen = steepness(model, x, labels)
-            for key, value in zip(steepest, seen[1:], strict=True):
-                steepest[key] = max(steepest[key], float(value.max()))
+            for key, value in zip(("loss", "jacobian", "rows"), seen[1:], strict=True):
+                steepest[key] = max(steepest.get(key, 0.0), float(value.max()))
             return seen
 
         def judge(x: Tensor, labels: Tensor) -> Verdict:
-            if not any(steepest.values()):
+            if not steepest:
                 raise ValueError("`certificate=nominal` rests on images that it has observed, and it has seen none")
             logits = model(x)
             own = logits.gather(1, labels[:, None])
@@ -52,7 +53,7 @@ class Nominal:
             else:
                 room, speed = margin, math.sqrt(2) if self.by == "jacobian" else 2.0
             right = (logits.argmax(1) == labels) & (margin > 0) & logits.isfinite().all(1)
-            radius = (room / (speed * steepest[self.by])).clamp_min(0).nan_to_num(0.0)
-            return Verdict(logits.argmax(1), margin, torch.where(right, radius, 0.0))
+            largest = steepest[self.by] or math.inf
+            return Verdict(logits.argmax(1), margin, torch.where(right, room / (speed * largest), 0.0).clamp_min(0))
 
         return BoundCertificate(self.kind, norm, judge, observe=observe)

@@ -91,6 +91,7 @@ class _Convolution(torch.autograd.Function):
         return y
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, *grads: Tensor):
         (grad,) = grads
         x, w = ctx.saved_tensors

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Losses = Callable[[Tensor], Tensor]  # of images (B, ...), each one's cross-entropy (B,)
 
 
 class Tulip(nn.Module):
@@ -56,16 +60,16 @@ class Tulip(nn.Module):
     def prepare(self, model: nn.Module, input_shape: tuple[int, ...]) -> None:
         if self.penalty == "none" or not self.twice:
             return
-        training, x, y = model.training, torch.rand(1, *input_shape), torch.zeros(1, dtype=torch.long)
+        trial, y = copy.deepcopy(model).eval(), torch.zeros(1, dtype=torch.long)
+        x = torch.linspace(0, 1, math.prod(input_shape)).view(1, *input_shape)
+        steep = self.penalised(partial(cross_entropies, trial, y), x)[1]
         try:
-            self.steepness(model.eval(), x, y, *self.look(model, x, y, keep=True)).sum().backward()
+            steep.sum().backward()
         except RuntimeError:
             raise ValueError(
                 f"`loss.penalty_by=double_backprop` differentiates twice, which {type(model).__name__} can't: "
                 "take finite_difference"
             ) from None
-        finally:
-            model.train(training).zero_grad()
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
         device = x.device.type
@@ -82,24 +86,29 @@ class Tulip(nn.Module):
 
     def losses(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """The CE of each image where it is trained on, and ‖∇‖₂ where that is penalised; both (B,)."""
-        penalised, steep = self.penalty != "none", None
+        ce = partial(cross_entropies, model, y)
+        if self.penalty != "none" and not self.twice:
+            ce = partial(replayed, ce, int(torch.randint(2**62, ())))
+        at_clean = self.penalty != "none" and (self.penalty_at == "clean" or self.perturbation == "none")
+        losses, steep, moved = None, None, x
+        if at_clean:
+            losses, steep, gradient = self.penalised(ce, x)
         if self.perturbation != "none":
-            clean = penalised and self.penalty_at == "clean"
-            losses, gradient = self.look(model, x, y, keep=clean)
-            if clean:
-                steep, penalised = self.steepness(model, x, y, losses, gradient), False
-            x = x + self.eps * self.direction(gradient.detach())
-        if not penalised:
-            return cross_entropies(model, x, y), steep
-        losses, gradient = self.look(model, x, y, keep=True)
-        return losses, self.steepness(model, x, y, losses, gradient)
+            gradient = gradient.detach() if at_clean else input_gradient(ce, x)[1]
+            moved = x + self.eps * self.direction(gradient)
+            losses = None
+        if self.penalty != "none" and not at_clean:
+            losses, steep, _ = self.penalised(ce, moved)
+        return ce(moved) if losses is None else losses, steep
 
-    def look(self, model: nn.Module, x: Tensor, y: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
-        """The CE of each image, and its gradient by the image; with `keep`, both can be differentiated further."""
-        x = x.detach().requires_grad_()
-        losses = cross_entropies(model, x, y)
-        (gradient,) = torch.autograd.grad(losses.sum(), x, create_graph=keep and self.twice, retain_graph=keep)
-        return losses, gradient
+    def penalised(self, ce: Losses, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The CE of each image and its ‖∇‖₂, both to be differentiated further, and ∇."""
+        losses, gradient = input_gradient(ce, x, keep=True, twice=self.twice)
+        if self.twice:
+            return losses, (gradient.flatten(1).square().sum(1) + 1e-20).sqrt(), gradient  # finite slope at 0
+        step = self.h * unit(gradient)
+        rise = (ce(x + step) - ce(x - step)) / 2 if self.central else ce(x + step) - losses
+        return losses, rise / self.h, gradient
 
     def direction(self, gradient: Tensor) -> Tensor:
         """The step of length 1; none where the gradient is 0."""
@@ -107,22 +116,30 @@ class Tulip(nn.Module):
             return gradient.sign() / math.sqrt(gradient[0].numel())
         return unit(gradient)
 
-    def steepness(self, model: nn.Module, x: Tensor, y: Tensor, losses: Tensor, gradient: Tensor) -> Tensor:
-        if self.twice:
-            return (gradient.flatten(1).square().sum(1) + 1e-20).sqrt()  # whose slope at 0 is finite
-        step = self.h * unit(gradient)
-        ahead = cross_entropies(model, x + step, y)
-        return (
-            (ahead - cross_entropies(model, x - step, y)) / (2 * self.h) if self.central else (ahead - losses) / self.h
-        )
 
-
-def cross_entropies(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def cross_entropies(model: nn.Module, y: Tensor, x: Tensor) -> Tensor:
     logits = model(x)
     return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), y, reduction="none")
 
 
+def replayed(ce: Losses, seed: int, x: Tensor) -> Tensor:
+    """With the same random numbers each time: between two dropouts lies no small step."""
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):
+        torch.manual_seed(seed)
+        return ce(x)
+
+
+def input_gradient(ce: Losses, x: Tensor, keep: bool = False, twice: bool = False) -> tuple[Tensor, Tensor]:
+    """The CE of each image, and its gradient by the image. With `keep`, the CE can be differentiated further; with
+    `twice` as well, the gradient too."""
+    x = x.detach().requires_grad_()
+    losses = ce(x)
+    (gradient,) = torch.autograd.grad(losses.sum(), x, create_graph=keep and twice, retain_graph=keep)
+    return losses, gradient
+
+
 def unit(gradient: Tensor) -> Tensor:
-    """Every image's gradient, divided by its l2 norm; 0 where it is 0."""
-    norms = gradient.flatten(1).norm(dim=1).view(-1, *[1] * (gradient.dim() - 1))
-    return torch.where(norms > 0, gradient / norms, 0.0)
+    """Every image's gradient, divided by its l2 norm; 0 where it is 0. Its squares never underflow."""
+    flat = gradient.flatten(1)
+    largest = flat.abs().amax(1, keepdim=True)
+    return F.normalize(flat / torch.where(largest > 0, largest, 1.0), eps=0.5).view_as(gradient)
