@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#555555", "#80ba5a")
 _DASHES = ((0, (5, 2)), (0, (5, 2, 1, 2)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)))
+_NAMES = {Norm.L2: "l2", Norm.LINF: "l∞"}
 _NEGLIGIBLE = 0.005  # of the images: a curve's last outliers don't set the scale
 
 
@@ -162,10 +163,16 @@ def _draw(axes: Axes, curve: Curve, colour: str, style: Any) -> None:
 
 
 def _finish(axes: Axes, series: Sequence[Curve], title: str, norm: str) -> None:
-    axes.set_xlim(0, 1.1 * max((_end(curve) for curve in series), default=0.0) or 1.0)
+    end = 1.1 * max((_end(curve) for curve in series), default=0.0)
+    _frame(axes, end, f"{_NAMES[Norm(norm)]} radius (pixels in [0, 1])", "fraction of test images", title)
+
+
+def _frame(axes: Axes, end: float, x: str, y: str, title: str) -> None:
+    """Of fractions over 0 to `end`; x and y say what they are."""
+    axes.set_xlim(0, end or 1.0)
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel(f"{'l∞' if norm == Norm.LINF else norm} radius (pixels in [0, 1])")
-    axes.set_ylabel("fraction of test images")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
     axes.set_title(title, fontsize="medium")
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)

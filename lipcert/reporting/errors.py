@@ -9,7 +9,7 @@ import numpy as np
 
 from lipcert.contracts import AttackRow, Norm
 from lipcert.reporting import numbers
-from lipcert.reporting.curves import Curve, _colours, _draw, _figure, _legend
+from lipcert.reporting.curves import _NAMES, Curve, _colours, _draw, _figure, _frame, _legend
 from lipcert.reporting.runs import Run
 
 if TYPE_CHECKING:
@@ -56,14 +56,8 @@ def errors_figure(groups: Sequence[Sequence[Run]], names: Sequence[str], beside:
         end = max(float(np.quantile(curve.x, _SHOWN)) for curve in curves)
         if beside is not None and norms[title] is Norm.L2:
             _draw(plot, beside, "0.4", ":")
-        plot.set_xlim(0, end or 1.0)
-        plot.set_ylim(0, 1.02)
-        plot.set_xlabel(f"eps: {'l∞' if norms[title] is Norm.LINF else 'l2'} distance (pixels in [0, 1])")
-        plot.set_ylabel("fraction of test images misclassified within eps")
-        plot.set_title(title, fontsize="medium")
-        plot.grid(color="0.9", linewidth=0.8)
-        plot.set_axisbelow(True)
-        plot.spines[["top", "right"]].set_visible(False)
+        x = f"eps: {_NAMES[norms[title]]} distance (pixels in [0, 1])"
+        _frame(plot, end, x, "fraction of test images misclassified within eps", title)
         found, names_ = plot.get_legend_handles_labels()
         handles |= dict(zip(names_, found, strict=True))
     _legend(figure, list(handles.values()))

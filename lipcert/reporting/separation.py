@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lipcert.reporting.curves import _COLOURS, Curve, _draw, _figure, _legend
+from lipcert.reporting.curves import _COLOURS, Curve, _draw, _figure, _frame, _legend
 from lipcert.reporting.tightness_figures import _picture, _shown
 
 if TYPE_CHECKING:
@@ -43,14 +43,8 @@ def separation_figure(rows: Sequence[SeparationRow], distance: float, title: str
     _draw(axes, curve, _COLOURS[0], "-")
     label = f"smallest distance {distance:.6g}, Lipschitz constant {1 / distance:.6g}"
     axes.axvline(distance, color="0.4", linestyle=":", label=label)
-    axes.set_xlim(0, 1.05 * float(curve.x[-1]) or 1.0)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("eps: l2 distance (pixels in [0, 1])")
-    axes.set_ylabel("fraction of training images")
-    axes.set_title(title, fontsize="medium")
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    end = 1.05 * float(curve.x[-1])
+    _frame(axes, end, "eps: l2 distance (pixels in [0, 1])", "fraction of training images", title)
     _legend(figure, axes.get_legend_handles_labels()[0])
     return figure
 
