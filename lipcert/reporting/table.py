@@ -138,9 +138,8 @@ def _columns(runs: Sequence[Run]) -> dict[Column, Callable[[Run], float | None]]
         for eps in sorted({eps for run in runs for eps in _attack_eps(run, attack)}):
             column = Column(f"robust {attack} {eps!r} on {images} images", block=about, at=repr(eps))
             columns[column] = partial(_robust, attack=attack, eps=eps)
-    for attack, tried in dict.fromkeys(found for run in runs for found in numbers.attacks(run.attack_rows)):
-        if not tried:
-            column = Column(f"median distance {attack}", percent=False, block="median distance", at=attack)
+        if any((attack, ()) in numbers.attacks(run.attack_rows) for run in runs):  # it looks for the smallest one
+            column = Column(f"median distance {attack}", percent=False, block=about, at="median distance")
             columns[column] = partial(_median_distance, attack=attack)
     for key, (_, name) in MAXIMA.items():
         if any(run.stability_rows for run in runs):
