@@ -127,6 +127,22 @@ def test_any_run_in_l2_can_be_looked_at(run, capsys):
     assert json.loads((run / "summary.json").read_text())["kind"] == "nominal"
 
 
+@pytest.mark.parametrize("model", ["nearest_neighbour", "linf_dist"])
+def test_where_there_is_no_product_of_weights_it_is_said_why(tmp_path, capsys, model):
+    """Networks without matrices, one of them not certified in l2."""
+    path = tmp_path / "run"
+    small = ["dataset.subset=100", "attack=none", f"output_dir={path}"]
+    small += ["schedule.epochs=1"] if model == "linf_dist" else []
+    assert cli.run("train", [f"model={model}", *small]) == 0
+    assert cli.run("certify", [f"run={path}", "analysis=stability"]) == 0
+    content, summary = (json.loads((path / name).read_text()) for name in ("stability.json", "summary.json"))
+    assert "is not linear without its activations" in content["norm_of_product"]
+    assert summary["kind"] == "proof" and summary["max_jacobian"] == content["max_jacobian"] > 0
+    capsys.readouterr()
+    assert cli.run("compare", [str(path), f"output_dir={tmp_path / 'compared'}"]) == 0
+    assert "steepest loss gradient" in capsys.readouterr().out
+
+
 def test_wrong_requests_are_one_line(run, capsys):
     says = "`separation`: nowhere is not there; `lipcert separation dataset=NAME` writes it"
     assert refused(capsys, "compare", str(run), "separation=nowhere") == says

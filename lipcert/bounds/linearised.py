@@ -46,9 +46,9 @@ def linearised_norm(model: nn.Module, shape: tuple[int, ...]) -> float:
     and with a ReLU between them the slope is 1 wherever just one of the two units is on. ValueError where what is left
     is not linear: max-pooling, say, or an activation that is called as a function.
     """
-    network = linearised(model)
+    network = linearised(model).cpu()
     images = torch.rand(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    here, there = jacobians(network, images.to(next(network.parameters()).device))[1]
+    here, there = jacobians(network, images)[1]
     if not torch.allclose(here, there, rtol=1e-9, atol=1e-12):
         raise ValueError(f"{type(model).__name__} is not linear without its activations: it has no product of weights")
     return float(torch.linalg.matrix_norm(here, 2))

@@ -50,7 +50,7 @@ def analyse(directory: Path, model: nn.Module, dataset: Dataset, *, device: str,
         shape = dataset.input_shape
         products = {
             "product_of_norms": told(lambda: lipschitz_bound(network, shape).lipschitz),
-            "norm_of_product": told(lambda: linearised_norm(network.cpu(), shape)),
+            "norm_of_product": told(lambda: linearised_norm(network, shape)),
         }
         if not (directory / store.STABILITY).exists():
             seen = look(partial(steepness, network.to(device)), dataset.test, dataset.num_classes, device, batch_size)
