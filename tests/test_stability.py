@@ -106,9 +106,11 @@ def test_a_nominal_run_says_how_steep_it_is_and_certifies_nothing(run):
 def test_no_word_of_a_nominal_record_is_certified(run, capsys):
     assert cli.run("compare", [str(run), "output_dir=compared"]) == 0
     said = capsys.readouterr().out + (Path("compared") / "compare.md").read_text()
+    assert cli.run("certify", [f"run={run}"]) == 0
+    said += capsys.readouterr().out
     names = [path.name for path in (Path("compared")).iterdir()]
     assert sorted(names) == ["compare.csv", "compare.md", "curves.png", "errors.png"]
-    assert "certified" not in said and "certified" not in (Path("compared") / "compare.csv").read_text()
+    assert "certif" not in said and "certif" not in (Path("compared") / "compare.csv").read_text()
     assert "nominal l2 0.3" in said and "steepest loss gradient" in said and "median distance smallest_pgd" in said
 
 

@@ -220,7 +220,8 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key in ("lipschitz_bound", "enlargement"):
         if summary[key] is not None:
             yield key.replace("_", " ").replace("lipschitz", "Lipschitz"), f"{summary[key]:.6g}"
+    verb = "certify" if summary.get("kind", Kind.PROOF) == Kind.PROOF else "judge"  # what is no proof certifies nothing
     for stage, seconds in summary["seconds"].items():
-        yield f"seconds to {stage}", f"{seconds:.1f}"
+        yield f"seconds to {verb if stage == 'certify' else stage}", f"{seconds:.1f}"
     if "test_images" in summary:
-        yield "milliseconds to certify an image", f"{1000 * summary['seconds']['certify'] / summary['test_images']:.3g}"
+        yield f"milliseconds to {verb} an image", f"{1000 * summary['seconds']['certify'] / summary['test_images']:.3g}"

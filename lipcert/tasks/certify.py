@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from lipcert.contracts import BoundCertificate, CertificateRow
+from lipcert.contracts import BoundCertificate, CertificateRow, Kind
 from lipcert.datasets import batches
 from lipcert.datasets.split import Dataset, Split
 from lipcert.layers import fold
@@ -134,7 +134,8 @@ def certify_images(
     index = 0
     loader = batches(test, batch_size, device=device)
     console = Console(stderr=True)
-    for x, y in track(loader, "certify", len(loader), console=console, disable=not console.is_terminal):
+    verb = "certify" if bound.kind is Kind.PROOF else "judge"
+    for x, y in track(loader, verb, len(loader), console=console, disable=not console.is_terminal):
         verdict = bound.judge(exact(x), y)
         columns = [column.tolist() for column in (y, verdict.prediction, verdict.margin, verdict.radius)]
         plain = verdict.lipschitz_radius
