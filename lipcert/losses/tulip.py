@@ -89,26 +89,24 @@ class Tulip(nn.Module):
         ce = partial(cross_entropies, model, y)
         if self.penalty != "none" and not self.twice:
             ce = partial(replayed, ce, int(torch.randint(2**62, ())))
-        at_clean = self.penalty != "none" and (self.penalty_at == "clean" or self.perturbation == "none")
-        losses, steep, moved = None, None, x
-        if at_clean:
-            losses, steep, gradient = self.penalised(ce, x)
+        moved = x
         if self.perturbation != "none":
-            gradient = gradient.detach() if at_clean else input_gradient(ce, x)[1]
-            moved = x + self.eps * self.direction(gradient)
-            losses = None
-        if self.penalty != "none" and not at_clean:
-            losses, steep, _ = self.penalised(ce, moved)
-        return ce(moved) if losses is None else losses, steep
+            moved = x + self.eps * self.direction(input_gradient(ce, x)[1])
+        if self.penalty == "none":
+            return ce(moved), None
+        losses, steep = self.penalised(ce, x if self.penalty_at == "clean" else moved)
+        if self.penalty_at == "clean" and self.perturbation != "none":
+            losses = ce(moved)
+        return losses, steep
 
-    def penalised(self, ce: Losses, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The CE of each image and its ‖∇‖₂, both to be differentiated further, and ∇."""
+    def penalised(self, ce: Losses, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The CE of each image and its ‖∇‖₂, both to be differentiated further."""
         losses, gradient = input_gradient(ce, x, keep=True, twice=self.twice)
         if self.twice:
-            return losses, (gradient.flatten(1).square().sum(1) + 1e-20).sqrt(), gradient  # finite slope at 0
+            return losses, (gradient.flatten(1).square().sum(1) + 1e-20).sqrt()  # whose slope at 0 is finite
         step = self.h * unit(gradient)
         rise = (ce(x + step) - ce(x - step)) / 2 if self.central else ce(x + step) - losses
-        return losses, rise / self.h, gradient
+        return losses, rise / self.h
 
     def direction(self, gradient: Tensor) -> Tensor:
         """The step of length 1; none where the gradient is 0."""
