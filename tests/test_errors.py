@@ -20,7 +20,7 @@ def _in_an_empty_directory(tmp_path, monkeypatch):
 WRITTEN = [
     (
         "model=l2nn",
-        "`model=l2nn`: there is no such option; did you mean `l2nnn`? (choices: convnet, ibp_convnet, l2nnn, ",
+        "`model=l2nn`: there is no such option; did you mean `l2nnn`? (choices: allcnn, convnet, ibp_convnet, l2nnn, ",
     ),
     ("dataset=mnst", "did you mean `mnist`? (choices: cifar10, cifar100, digits"),
     ("experiment=l2nnn/table1_model33", "`experiment=l2nnn/table1_model33`: there is no such option; did you mean"),

@@ -97,7 +97,7 @@ def test_without_it_nothing_is_analysed(run, capsys):
 @pytest.mark.parametrize(
     "overrides, says",
     [
-        (["analysis=tight"], "`analysis` must be one of tightness or null, got 'tight'"),
+        (["analysis=tight"], "`analysis` must be one of tightness, stability or null, got 'tight'"),
         (["draws=-1"], "`draws` must be at least 0, got -1"),
         (["noise=0"], "`noise` must be positive, got 0"),
         (["attack=none"], "`attack` must look for the smallest l2 distance for `analysis=tightness`, got None"),
