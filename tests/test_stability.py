@@ -179,6 +179,11 @@ def test_an_error_curve_is_its_distances(tmp_path):
         due = np.mean([1 - numbers.robust_accuracy(run.attack_rows, SMALLEST, eps) for run in runs])
         assert curve.y[np.searchsorted(curve.x, eps, side="right") - 1] == pytest.approx(due)
     assert curve.y[0] > 0 and curve.y[-1] < 1  # misclassified images, and failures
+    odd = [AttackRow(0, SMALLEST, None, False, 0.3), AttackRow(1, SMALLEST, None, True, math.nan)]
+    assert numbers.distances(odd, SMALLEST) == [
+        math.inf,
+        0.0,
+    ]  # no success is no distance; in doubt it is misclassified
     median = numbers.median_distance(runs[0].attack_rows, SMALLEST)
     assert numbers.robust_accuracy(runs[0].attack_rows, SMALLEST, median) <= 0.5
     with pytest.raises(ValueError, match="was tried at given radii"):

@@ -29,6 +29,10 @@ MAXIMA = {
     "max_jacobian": ("jacobian", "largest Jacobian norm"),
     "max_jacobian_rows": ("jacobian_rows", "steepest logit gradient"),
 }
+PRODUCTS = {
+    "product_of_norms": "product of the layers' norms, joined as the layers are (proved)",
+    "norm_of_product": "norm of the product of the layers without activations (no bound)",
+}
 
 
 def maxima(rows: Sequence[StabilityRow]) -> dict[str, float]:
@@ -50,9 +54,3 @@ def stability_table(content: Mapping[str, Any]) -> Table:
         value = content[key]
         table.add_row(name, value if isinstance(value, str) else f"{value:.6g}")
     return table
-
-
-PRODUCTS = {
-    "product_of_norms": "product of the layers' norms, joined as the layers are (proved)",
-    "norm_of_product": "norm of the product of the layers without activations (no bound)",
-}
