@@ -39,6 +39,7 @@ class Norm(StrEnum):
 
     L2 = "l2"
     LINF = "linf"
+    L1 = "l1"
 
 
 @runtime_checkable

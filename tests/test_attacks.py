@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from copy import deepcopy
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from lipcert.reporting.numbers import attack_norm
 from lipcert.tasks.attacking import CertificateBroken, attack_images
 
 NORMS = list(Norm)
+DUAL = {Norm.L1: math.inf, Norm.L2: 2, Norm.LINF: 1}
 
 
 class Linear(nn.Module):
@@ -65,11 +67,11 @@ def exact_distance(model: Linear, x: Tensor, y: Tensor, norm: Norm) -> Tensor:
     """min over i of margin_i / ||w_y - w_i||, in the dual norm."""
     weight, logits = model.linear.weight.detach(), model(x).detach()
     gap = logits.gather(1, y[:, None]) - logits
-    dual = (weight[y][:, None] - weight[None]).norm(p=2 if norm == Norm.L2 else 1, dim=2)
+    dual = (weight[y][:, None] - weight[None]).norm(p=DUAL[norm], dim=2)
     return torch.where(gap > 0, gap / dual, torch.inf).amin(1)
 
 
-@pytest.fixture(params=NORMS)
+@pytest.fixture(params=[Norm.L2, Norm.LINF])
 def norm(request: pytest.FixtureRequest) -> Norm:
     return request.param
 
@@ -208,36 +210,29 @@ def test_rescaling_keeps_the_answer_and_the_gradient_of_huge_and_tiny_logits(nor
     "attack",
     [
         FastGradient(norm=Norm.L2, eps=[0.5]),
-        ProjectedGradient(norm=Norm.LINF, eps=[0.1], steps=3, restarts=2),
-        ProjectedGradient(norm=Norm.L2, eps=[0.1], steps=3, seed=5),
-        CarliniWagnerL2(steps=3, binary_search_steps=2),
+        ProjectedGradient(norm=Norm.LINF, eps=[0.2], steps=3, restarts=2),
+        ProjectedGradient(norm=Norm.L2, eps=[0.5], steps=3, seed=5),
+        CarliniWagnerL2(steps=20, binary_search_steps=5),
         DeepFoolL2(steps=3),
         SmallestDistance(name="line", inner=FastGradient(norm=Norm.L2, eps=None), bisections=2),
         BoundaryL2(steps=3),
     ],
     ids=lambda attack: attack.label,
 )
-def test_the_model_is_given_back_untouched(attack: Attack):
-    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, 3))
-    model[1].eval()  # a frozen layer inside a model in training
-    model[3].bias.requires_grad_(False)
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    modes, grads = [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
-    x, y = torch.rand(6, 1, 4, 4, requires_grad=True), torch.randint(0, 3, (6,))
+def test_an_attack_takes_a_plain_function_and_leaves_no_trace(attack: Attack):
+    torch.manual_seed(0)
+    weight = torch.randn(16, 3, dtype=torch.float64)
+
+    def answer(images: Tensor) -> Tensor:
+        return (images - 0.5).flatten(1) @ weight.to(images.dtype)
+
+    x = torch.rand(6, 1, 4, 4, requires_grad=True)
+    clean, y = x.detach().clone(), answer(x).argmax(1)
     with torch.no_grad():  # attacks bring their own gradients
-        candidate = attack(model, x, y, None)
+        candidate = attack(answer, x, y, None)
     assert candidate.shape == x.shape and candidate.dtype == x.dtype and not candidate.requires_grad
-    assert [m.training for m in model.modules()] == modes
-    assert [p.requires_grad for p in model.parameters()] == grads
-    assert all(p.grad is None for p in model.parameters()) and x.grad is None
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-
-
-def test_the_model_is_given_back_when_the_attack_fails():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    with pytest.raises(AssertionError):  # Foolbox's own check of the box
-        ProjectedGradient(norm=Norm.L2, eps=[0.5])(model, 2 * torch.ones(1, 1, 4, 4), torch.tensor([0]))
-    assert model.training and model[1].weight.requires_grad
+    assert x.grad is None and torch.equal(x, clean) and not torch.equal(candidate, clean)
+    assert judge(answer, clean, y, candidate, attack.norm).success.any()
 
 
 def test_a_seed_decides_the_result_and_leaves_the_random_stream_alone(norm):
@@ -284,6 +279,8 @@ def smallest(**settings) -> SmallestDistance:
     "build, key",
     [
         (lambda: ProjectedGradient(norm="l3", eps=[1]), "norm"),
+        (lambda: ProjectedGradient(norm=Norm.L1, eps=[1]), "norm"),
+        (lambda: FastGradient(norm="l1", eps=[1]), "norm"),
         (lambda: ProjectedGradient(norm=Norm.L2, eps=[0.1, -1]), "eps"),
         (lambda: ProjectedGradient(norm=Norm.L2, eps=[math.nan]), "eps"),
         (lambda: ProjectedGradient(norm=Norm.L2, eps=[1], steps=0), "steps"),
@@ -301,9 +298,10 @@ def smallest(**settings) -> SmallestDistance:
         (lambda: DeepFoolL2(batch_size=0), "batch_size"),
         (lambda: DeepFoolL2(images=-1), "images"),
         (lambda: smallest(name="l2"), "name"),
+        (lambda: smallest(name="line_l1"), "name"),
         (lambda: smallest(name=""), "name"),
         (lambda: smallest(inner=DeepFoolL2()), "inner"),
-        (lambda: smallest(norm="l3"), "norm"),
+        (lambda: smallest(norm=Norm.L1), "norm"),
         (lambda: smallest(start=0.0), "start"),
         (lambda: smallest(start=math.nan), "start"),
         (lambda: smallest(growth=1.0), "growth"),
@@ -363,26 +361,41 @@ def test_judged_images_are_legal_whatever_the_candidate(seed, norm, spread, eps)
     assert torch.equal(legal.images, free)
 
 
+@pytest.mark.parametrize("norm", NORMS)
 def test_projection_keeps_a_candidate_that_needs_the_whole_radius(norm):
-    exact, _, x, y = problem(Linear(2), n=32)
+    exact, _, x, y = problem(Linear(2), n=64)
+    fits = exact_distance(exact, x, y, norm) < 0.3  # in l1 a single pixel moves by all of it, and stays in the box
+    x, y = x[fits], y[fits]
+    assert len(x) >= 16
     least = exact_distance(exact, x, y, norm)
     direction = exact.linear.weight.detach()[1 - y] - exact.linear.weight.detach()[y]
     if norm == Norm.LINF:
         direction = direction.sign()
+    if norm == Norm.L1:
+        direction = direction * (direction.abs() == direction.abs().amax(1, keepdim=True))
     step = (direction / distance(norm, direction, 0 * direction)[:, None]).reshape(x.shape)
     far = x + step * (3 * least)[:, None, None, None]
     assert judge(exact, x, y, far, norm, least * (1 + 1e-9)).success.all()
     assert not judge(exact, x, y, far, norm, least * (1 - 1e-9)).success.any()
 
 
-def test_distances_are_the_norms_rounded_up(norm):
+@pytest.mark.parametrize("norm, order", [(Norm.L1, 1), (Norm.L2, 2), (Norm.LINF, np.inf)])
+def test_distances_are_the_norms_rounded_up(norm, order):
     a, b = torch.rand(5, 3, 4, 4).double(), torch.rand(5, 3, 4, 4).double()
-    expected = np.linalg.norm((a - b).flatten(1).numpy(), ord=2 if norm == Norm.L2 else np.inf, axis=1)
+    expected = np.linalg.norm((a - b).flatten(1).numpy(), ord=order, axis=1)
     found = distance(norm, a, b).numpy()
     assert (found >= expected).all() and np.allclose(found, expected, rtol=1e-13)
     assert not distance(norm, a, a).any()
+    difference = [
+        [Fraction(p) - Fraction(q) for p, q in zip(*pair, strict=True)]
+        for pair in zip(a.flatten(1).tolist(), b.flatten(1).tolist(), strict=True)
+    ]
+    for value, row in zip(found.tolist(), difference, strict=True):
+        exact = {1: sum(map(abs, row)), 2: sum(d * d for d in row), np.inf: max(map(abs, row))}[order]
+        assert Fraction(value) ** (2 if order == 2 else 1) >= exact
 
 
+@pytest.mark.parametrize("norm", NORMS)
 def test_a_misclassified_clean_image_has_distance_zero(norm):
     exact, _, x, y = problem(Linear(3))
     wrong = (y + 1) % 3
@@ -404,13 +417,12 @@ def test_logits_that_are_not_finite_count_as_misclassified():
 def test_the_judge_refuses_what_it_cannot_judge():
     exact, _, x, y = problem(Linear(3))
     for call, key in (
-        (lambda: judge(deepcopy(exact).float(), x.float(), y, x, Norm.L2), None),
-        (lambda: judge(deepcopy(exact).train(), x, y, x, Norm.L2), "model"),
+        (lambda: judge(lambda images: exact(images).float(), x, y, x, Norm.L2), "answer"),
         (lambda: judge(exact, x, y, x[:3], Norm.L2), "candidate"),
         (lambda: judge(exact, x + 1, y, x, Norm.L2), "x"),
         (lambda: judge(exact, x, y, x, Norm.L2, -0.1), "eps"),
     ):
-        with pytest.raises(ValueError if key else (ValueError, RuntimeError), match=f"`{key}`" if key else None):
+        with pytest.raises(ValueError, match=f"`{key}`"):
             call()
 
 

@@ -1,12 +1,14 @@
 """The losses against their formulas in float64, where those can be computed, and finite where they can't."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 
 from lipcert.layers import NonexpansiveLinear
+from lipcert.losses.adversary import evaluating
 from lipcert.losses.cross_entropy import CrossEntropy
 from lipcert.losses.l2nnn import L2NNNLoss, log_complement
 
@@ -70,7 +72,8 @@ def test_the_weight_penalty_counts_soft_layers_only():
 
 
 def test_an_adversary_distorts_what_it_is_asked_to():
-    def adversary(model, x, y, eps):
+    def adversary(answer, x, y, eps):
+        assert torch.equal(answer(x), x) and eps is None
         return -x
 
     clean, a, ab = (
@@ -81,6 +84,39 @@ def test_an_adversary_distorts_what_it_is_asked_to():
     assert ab["a"] == a["a"] and ab["b"] != clean["b"] and ab["c"] == clean["c"]
     distorted = CrossEntropy(num_classes=3, adversary=adversary)(Fixed(), LOGITS, LABELS)["loss"]
     torch.testing.assert_close(distorted, nn.functional.cross_entropy(-LOGITS, LABELS))
+
+
+class Failed(Exception):
+    """Raised by an adversary in these tests."""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("loss", [None, CrossEntropy, L2NNNLoss])
+def test_an_adversary_sees_an_evaluated_model_and_gives_it_back_as_it_was(loss, fails):
+    model = nn.Sequential(nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(0.5)), nn.Linear(4, 3))
+    model[0][0].eval()  # a frozen layer inside a model in training
+    model[1].bias.requires_grad_(False)
+    modes, grads = [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
+    seen = []
+
+    def adversary(answer, x, y, eps):
+        seen.append(x)
+        assert not any(m.training for m in model.modules()) and not any(p.requires_grad for p in model.parameters())
+        assert torch.equal(answer(x), answer(x)) and not answer(x).requires_grad
+        if fails:
+            raise Failed
+        return x
+
+    x, y = torch.rand(5, 4), torch.zeros(5, dtype=torch.long)
+    with pytest.raises(Failed) if fails else nullcontext():
+        if loss is None:
+            with evaluating(model) as answer:
+                adversary(answer, x, y, None)
+        else:
+            loss(num_classes=3, adversary=adversary)(model, x, y)
+    assert len(seen) == 1
+    assert [m.training for m in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()] == grads and all(p.grad is None for p in model.parameters())
 
 
 @pytest.mark.parametrize("wrong", [{"z": 0.0}, {"v": -1.0}, {"omega": -0.1}, {"adversarial_terms": "c"}])

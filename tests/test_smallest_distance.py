@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -107,7 +108,7 @@ class Asks:
     def __init__(self, falls: list[float]) -> None:
         self.falls, self.asked = torch.tensor(falls), []
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor) -> Tensor:
+    def __call__(self, answer: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, eps: Tensor) -> Tensor:
         index = (x[:, 0, 0, 0] * 10).round().long()
         self.asked.append(dict(zip(index.tolist(), eps.tolist(), strict=True)))
         moved = x.clone()

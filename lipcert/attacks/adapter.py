@@ -1,4 +1,4 @@
-"""How Foolbox is called here: quietly, on a model that is given back untouched, with one radius per image."""
+"""What the attacks share: access to Foolbox, gradient descent with one radius per image, and checks of settings."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 from lipcert.contracts import Norm
 
+Answer = Callable[[Tensor], Tensor]  # images (B, C, H, W) in [0, 1] to logits (B, K)
+
+NORMS = (Norm.L2, Norm.LINF)  # those that the attacks are written for
 LOSSES = ("ce", "margin")
-MARGIN = 1e-4  # by which a result is to be wrong, at logits of spread 10: what float32 finds stays wrong in float64
+MARGIN = 1e-4  # a result's wrong logit leads by this, at logits of spread 10: found in float32, still wrong in float64
 
 
 def load_foolbox() -> ModuleType:
@@ -28,39 +31,36 @@ def load_foolbox() -> ModuleType:
     return foolbox
 
 
-@contextmanager
-def borrowed(model: nn.Module, x: Tensor, *, seed: int | None = None) -> Iterator[Any]:
-    """`model` as a Foolbox model: in evaluation mode, its parameters out of the graph, randomness from `seed`.
+def as_foolbox(answer: Answer, x: Tensor) -> Any:
+    """`answer` as a Foolbox model for images in [0, 1] on the device of `x`; Foolbox insists on an `nn.Module`."""
 
-    Every module's mode, every `requires_grad` and the random state are restored, so that an attack may run inside a
-    training step. Seed None draws from the global random stream, as a training adversary should: anew at each step.
+    class Module(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return answer(images)
+
+    return load_foolbox().PyTorchModel(Module().eval(), bounds=(0, 1), device=x.device)
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Inside the context, random numbers on the CPU and on `device` come from `seed`; afterwards the global random
+    stream goes on as if nothing had been drawn. With seed None, random numbers are drawn from the global stream.
     """
-    foolbox = load_foolbox()
-    modes = [(module, module.training) for module in model.modules()]
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    cuda = [x.device.index] if x.device.type == "cuda" else []
-    try:
-        model.eval()
-        for p in trainable:
-            p.requires_grad_(False)
-        with torch.enable_grad(), torch.random.fork_rng(cuda, enabled=seed is not None):
-            if seed is not None:
-                (torch.cuda.default_generators[cuda[0]] if cuda else torch.default_generator).manual_seed(seed)
-            yield foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
-    finally:
-        for p in trainable:
-            p.requires_grad_(True)
-        for module, mode in modes:  # parents come first, so each child ends in its own mode
-            module.train(mode)
+    cuda = [device.index] if device.type == "cuda" else []
+    with torch.random.fork_rng(cuda, enabled=seed is not None):
+        if seed is not None:
+            (torch.cuda.default_generators[cuda[0]] if cuda else torch.default_generator).manual_seed(seed)
+        yield
 
 
 @cache
 def descent(norm: Norm) -> Callable[..., Any]:
-    """Foolbox's gradient descent in `norm` with `loss` "ce" or "margin"; `epsilon` holds radii > 0, (B, 1, 1, 1).
+    """The class of Foolbox's gradient descent in `norm` (l2 or linf), changed in two ways.
 
-    Both losses see rescaled logits. On raw ones Foolbox's cross-entropy loses its gradient as soon as logits are large
-    (at ten times an ordinary network's, 40 steps broke 8 % of the images instead of 57 %) or tiny, and then reports
-    robustness that is not there.
+    It takes the keyword `loss`: "ce", the cross-entropy, or "margin", the largest wrong logit minus the label's. Both
+    are computed from `rescaled` logits: on raw logits Foolbox's cross-entropy loses its gradient where they are large
+    (at ten times those of an ordinary network, 40 steps broke 8 % of the images instead of 57 %) or tiny, and the
+    attack then reports robustness that is not there. And `epsilon` holds one radius > 0 per image, shape (B, 1, 1, 1).
     """
     load_foolbox()
     import eagerpy
@@ -81,8 +81,7 @@ def descent(norm: Norm) -> Callable[..., Any]:
                 logits = rescaled(model(inputs).raw, 4.0)
                 if self.loss == "ce":
                     return eagerpy.astensor(nn.functional.cross_entropy(logits, y, reduction="sum"))
-                others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
-                return eagerpy.astensor((others - logits.gather(1, y[:, None])[:, 0]).sum())
+                return eagerpy.astensor(wrong_by(logits, y).sum())
 
             return loss_fn
 
@@ -96,9 +95,11 @@ def descent(norm: Norm) -> Callable[..., Any]:
 
 
 def rescaled(logits: Tensor, span: float, like: Tensor | None = None) -> Tensor:
-    """`logits` (B, K) times one constant per image: in `like` (by default themselves) the largest exceeds the third
-    largest by `span`. Predictions stay, and no loss can saturate. The third, not the smallest: with 100 classes the
-    smallest says nothing of the scale at which the leading ones differ.
+    """`logits` (B, K), each row multiplied by the constant that makes the largest logit of the same row of `like` (by
+    default `logits` itself) exceed the third largest by `span`.
+
+    Predictions stay the same, and no loss can saturate. The third largest is taken, not the smallest: with 100 classes
+    the smallest says nothing about the scale at which the leading logits differ.
     """
     top = (logits if like is None else like).detach().topk(min(3, logits.shape[1])).values
     spread = top[:, :1] - top[:, -1:]
@@ -106,19 +107,20 @@ def rescaled(logits: Tensor, span: float, like: Tensor | None = None) -> Tensor:
 
 
 def wrong_by(logits: Tensor, y: Tensor) -> Tensor:
-    """The largest wrong logit (B,) minus the label's: above 0 where the image is misclassified."""
+    """The largest wrong logit minus the label's, (B,), of `logits` (B, K): above 0 where y (B,) is not the answer."""
     return logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None])[:, 0]
 
 
 def choose(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The images of `a` where `rows` (B,) holds, those of `b` elsewhere."""
+    """The images of `a` (B, C, H, W) where `rows` (B,) is true, those of `b` elsewhere."""
     return torch.where(rows.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 
 
 def per_image(eps: Tensor | None, listed: Sequence[float] | None, x: Tensor) -> Any:
-    """The radii as Foolbox takes them: eagerpy, (B, 1, 1, 1) in x's precision, 0 replaced by 1e-12.
+    """The radii as Foolbox takes them: an eagerpy tensor (B, 1, 1, 1) in x's precision, 0 replaced by 1e-12.
 
-    `eps` is (B,) or a scalar; None means the first of the attack's own list. Raises ValueError below 0 and on NaN.
+    `eps` is (B,) or a scalar, in pixel units; None stands for the first radius in `listed`, the attack's own list.
+    Raises ValueError for a radius that is negative or NaN, and where there is neither an `eps` nor a list.
     """
     import eagerpy
 
@@ -132,7 +134,7 @@ def per_image(eps: Tensor | None, listed: Sequence[float] | None, x: Tensor) -> 
 
 
 def radii(eps: float | Sequence[float]) -> list[float]:
-    """The radii of a configuration as a list; ValueError names the first that is negative or not a number."""
+    """The radii of a configuration as a list. Raises ValueError at the first that is negative or NaN."""
     listed = [float(e) for e in (eps if isinstance(eps, Sequence) else [eps])]
     for e in listed:
         if not e >= 0:
@@ -141,8 +143,11 @@ def radii(eps: float | Sequence[float]) -> list[float]:
 
 
 def check(*, norm: str | None = None, loss: str | None = None, **counts: int | None) -> None:
-    """Raises ValueError, naming the key, the value and the way out, for settings that no attack can run with."""
-    for key, value, choices in (("norm", norm, tuple(Norm)), ("loss", loss, LOSSES)):
+    """Checks an attack's settings: its norm, its loss, and `counts` that must be whole numbers of at least 1.
+
+    Raises ValueError, naming the key, the value and what is allowed, in one line.
+    """
+    for key, value, choices in (("norm", norm, NORMS), ("loss", loss, LOSSES)):
         if value is not None and value not in choices:
             raise ValueError(f"`attack.{key}`: got {value!r}, choose one of {', '.join(choices)}")
     for key, count in counts.items():

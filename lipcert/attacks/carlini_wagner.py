@@ -6,39 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lipcert.attacks.adapter import borrowed, check, load_foolbox, rescaled
+from lipcert.attacks.adapter import Answer, as_foolbox, check, load_foolbox, rescaled
 from lipcert.contracts import Norm
-
-
-class Rescaled(nn.Module):
-    """`model` with each image's logits times a constant that gives the clean image `x` a fixed spread."""
-
-    def __init__(self, model: nn.Module, x: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        with torch.no_grad():
-            self.clean = model(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return rescaled(self.model(x), 10.0, like=self.clean)
 
 
 @dataclass(kw_only=True)
 class CarliniWagnerL2:
-    """`attack(model, x, y)`: the closest image found that is misclassified, or the clean image where none was found.
+    """`attack(answer, x, y)` returns the closest misclassified image that it found, or x itself if it found none.
 
-    The first search is untargeted. The attack has no random start: restart r aims instead at the class that ranks r + 1
-    among the wrong ones on the clean image (as many restarts as classes aim at each once, later rounds start between
-    the decades of `initial_const`), and the smallest distance is kept. The untargeted search chases the largest logit,
-    not the nearest boundary: on an ordinary digit network three such restarts came closer on 19 of 100 images, restarts
-    that vary the constant on 4. The search is deterministic, but it gives up (`abort_early`) when the batch as a whole
-    stops improving, so a result depends a little on its batch.
+    The attack has no random start. Its first search is untargeted; it follows the largest logit, which need not lead to
+    the nearest boundary. The further ones are targeted: at the wrong class that ranks second on the clean image, then
+    third and so on, and at last at the first. With more `restarts` than classes, all this is repeated, each time
+    from a larger constant between `initial_const` and ten times that. The closest image is kept. On an ordinary digit
+    network three targeted restarts came closer on 19 of 100 images, restarts that only varied the constant on 4. The
+    search is deterministic, but `abort_early` ends it when the whole batch stops improving, so a result depends a
+    little on its batch.
 
-    `confidence` and `initial_const` refer to logits rescaled, image by image, to a clean spread of 10: at logits 10^-6
-    times an ordinary network's the raw attack failed on 9 of 10 images. `confidence` is the margin by which a candidate
-    must be wrong; a little above 0 keeps float32 candidates wrong in float64.
+    `confidence` and `initial_const` refer to logits rescaled, image by image, to a spread of 10 on the clean image: at
+    logits 10^-6 times those of an ordinary network the attack on raw logits failed on 9 of 10 images. `confidence` is
+    the margin by which a candidate must be wrong; a little above 0 keeps float32 candidates wrong in float64.
     """
 
     steps: int = 1000
@@ -71,35 +59,35 @@ class CarliniWagnerL2:
             + (f"-r{self.restarts}" if self.restarts > 1 else "")
         )
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor | None = None) -> Tensor:
+    @torch.enable_grad()
+    def __call__(self, answer: Answer, x: Tensor, y: Tensor, eps: Tensor | None = None) -> Tensor:
         if eps is not None:
             raise ValueError("`carlini_wagner_l2` looks for the smallest distance: it takes no `eps`")
         x = x.detach()
         foolbox = load_foolbox()
         best, smallest = x.clone(), x.new_full((len(x),), torch.inf)
-        with borrowed(model, x):
-            scaled = Rescaled(model, x).eval()
-            foolbox_model = foolbox.PyTorchModel(scaled, bounds=(0, 1), device=x.device)
-            ranked = scaled.clean.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)  # the label comes last
-            classes = ranked.shape[1]
-            for restart in range(self.restarts):
-                turn, aim = divmod(restart, classes)
-                if aim == 0:
-                    goal = foolbox.criteria.Misclassification(y)
-                else:
-                    goal = foolbox.criteria.TargetedMisclassification(ranked[:, aim % (classes - 1)])
-                attack = foolbox.attacks.L2CarliniWagnerAttack(
-                    steps=self.steps,
-                    binary_search_steps=self.binary_search_steps,
-                    stepsize=self.stepsize,
-                    initial_const=self.initial_const * 10 ** (turn * classes / self.restarts),
-                    confidence=self.confidence,
-                    abort_early=self.abort_early,
-                )
-                found = attack.run(foolbox_model, x, goal)
-                failed = (found == 0).flatten(1).all(1)  # Foolbox then returns a black image
-                distance = (found - x).flatten(1).norm(dim=1).masked_fill(failed, torch.inf)
-                closer = distance < smallest
-                smallest = torch.where(closer, distance, smallest)
-                best[closer] = found[closer]
+        clean = answer(x).detach()
+        scaled = as_foolbox(lambda images: rescaled(answer(images), 10.0, like=clean), x)
+        ranked = clean.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)  # the label comes last
+        classes = ranked.shape[1]
+        for restart in range(self.restarts):
+            turn, aim = divmod(restart, classes)
+            if aim == 0:
+                goal = foolbox.criteria.Misclassification(y)
+            else:
+                goal = foolbox.criteria.TargetedMisclassification(ranked[:, aim % (classes - 1)])
+            attack = foolbox.attacks.L2CarliniWagnerAttack(
+                steps=self.steps,
+                binary_search_steps=self.binary_search_steps,
+                stepsize=self.stepsize,
+                initial_const=self.initial_const * 10 ** (turn * classes / self.restarts),
+                confidence=self.confidence,
+                abort_early=self.abort_early,
+            )
+            found = attack.run(scaled, x, goal)
+            failed = (found == 0).flatten(1).all(1)  # Foolbox then returns a black image
+            distance = (found - x).flatten(1).norm(dim=1).masked_fill(failed, torch.inf)
+            closer = distance < smallest
+            smallest = torch.where(closer, distance, smallest)
+            best[closer] = found[closer]
         return best

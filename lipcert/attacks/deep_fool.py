@@ -6,27 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lipcert.attacks.adapter import MARGIN, borrowed, check, choose, load_foolbox, wrong_by
-from lipcert.attacks.carlini_wagner import Rescaled
+from lipcert.attacks.adapter import MARGIN, Answer, as_foolbox, check, choose, load_foolbox, rescaled, wrong_by
 from lipcert.contracts import Norm
 
-PUSHES = (1.0001, 1.001, 1.01)  # times the way found, tried in turn where it is not
+PUSHES = (1.0001, 1.001, 1.01)  # factors for the way to a result that is wrong by too little, tried in turn
 
 
 @dataclass(kw_only=True)
 class DeepFoolL2:
-    """`attack(model, x, y)`: the image at which DeepFool first leaves the class, or the clean image where it never did.
+    """`attack(answer, x, y)` returns the image at which DeepFool first left the class, or x itself if it never did.
 
-    Each step takes the network for linear and goes to the nearest boundary with one of the `candidates` classes that
-    rank first on the clean image (its own is one; None: all), and 1e-4 farther; `overshoot` lengthens the whole way by
-    that fraction. Deterministic; its batch moves a result by rounding only. Foolbox's choice of a loss is left out:
-    differences of log-probabilities are those of the logits.
+    Each step treats the network as linear and goes to the nearest boundary with one of the `candidates` classes that
+    rank first on the clean image (its own class is one of them; None: all), and 1e-4 farther. `overshoot` lengthens the
+    whole way by that fraction. The attack is deterministic; other images in the batch change a result by rounding only.
+    Foolbox's choice of a loss is not offered: differences of log-probabilities are differences of logits.
 
-    Foolbox sees logits rescaled, image by image, to a clean spread of 10: it adds 1e-8 to gradients' norms, and failed
-    on every image at logits 10^-9 times an ordinary network's. It also stops at any change of class, often one by the
-    last bits of float32: a result wrong by less than `MARGIN` is lengthened by `PUSHES`, at most 1 %.
+    Foolbox is given logits rescaled, image by image, to a spread of 10 on the clean image: it adds 1e-8 to the norms of
+    gradients, and failed on every image at logits 10^-9 times those of an ordinary network. It also stops at any change
+    of class, often one in the last bits of float32: where a result is wrong by less than `MARGIN`, the way to it is
+    lengthened by `PUSHES`, at most 1 %.
     """
 
     steps: int = 50
@@ -50,25 +50,23 @@ class DeepFoolL2:
             + ("-all" if self.candidates is None else f"-top{self.candidates}" if self.candidates != 10 else "")
         )
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor | None = None) -> Tensor:
+    @torch.enable_grad()
+    def __call__(self, answer: Answer, x: Tensor, y: Tensor, eps: Tensor | None = None) -> Tensor:
         if eps is not None:
             raise ValueError("`deepfool_l2` looks for the smallest distance: it takes no `eps`")
         x = x.detach()
-        foolbox = load_foolbox()
-        with borrowed(model, x):
-            scaled = Rescaled(model, x).eval()
-            foolbox_model = foolbox.PyTorchModel(scaled, bounds=(0, 1), device=x.device)
-            attack = foolbox.attacks.L2DeepFoolAttack(
-                steps=self.steps, candidates=self.candidates, overshoot=self.overshoot
-            )
-            found = attack.run(foolbox_model, x, y)
-            with torch.no_grad():
-                best, margin = found, wrong_by(scaled(found), y)
-                for push in PUSHES:
-                    if (margin >= MARGIN).all():
-                        break
-                    pushed = (x + push * (found - x)).clamp(0, 1)
-                    further = wrong_by(scaled(pushed), y)
-                    better = (margin < MARGIN) & (further > margin)
-                    best, margin = choose(better, pushed, best), torch.where(better, further, margin)
+        clean = answer(x).detach()
+        scaled = as_foolbox(lambda images: rescaled(answer(images), 10.0, like=clean), x)
+        attack = load_foolbox().attacks.L2DeepFoolAttack(
+            steps=self.steps, candidates=self.candidates, overshoot=self.overshoot
+        )
+        found = attack.run(scaled, x, y)
+        best, margin = found, wrong_by(scaled(found), y)
+        for push in PUSHES:
+            if (margin >= MARGIN).all():
+                break
+            pushed = (x + push * (found - x)).clamp(0, 1)
+            further = wrong_by(scaled(pushed), y)
+            better = (margin < MARGIN) & (further > margin)
+            best, margin = choose(better, pushed, best), torch.where(better, further, margin)
         return choose(margin > 0, best, x)

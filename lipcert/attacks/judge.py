@@ -1,20 +1,23 @@
-"""Nobody trusts an attack: whatever it returns is made legal, classified again and measured again, in float64."""
+"""The judge of attacks: it makes whatever an attack returns legal, and classifies and measures it again in float64."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from lipcert.attacks.adapter import Answer
 from lipcert.contracts import Norm
 
 
 class Judged(NamedTuple):
-    """`images` (B, C, H, W) are legal, in float64; `success` (B,) says they are misclassified.
+    """What a batch of candidates is worth.
 
-    `distance` (B,) from the clean images, in the norm asked for: 0 where those are misclassified themselves, inf where
-    the attack failed.
+    images    (B, C, H, W) in float64: the candidates, made legal.
+    success   (B,): whether they are misclassified.
+    distance  (B,) in float64 and pixel units, from the clean images: 0 where those are misclassified themselves, inf
+              where the attack failed.
     """
 
     images: Tensor
@@ -23,50 +26,54 @@ class Judged(NamedTuple):
 
 
 def distance(norm: Norm, a: Tensor, b: Tensor) -> Tensor:
-    """The distances (B,) of two batches in float64, rounded up: the true ones are no larger."""
+    """The distances (B,) between the images of two batches (B, ...) in float64, rounded up: at least the true ones."""
     difference = (a.double() - b.double()).flatten(1)
-    value = torch.linalg.vector_norm(difference, ord=2 if norm == Norm.L2 else torch.inf, dim=1)
+    order = {Norm.L1: 1.0, Norm.L2: 2.0, Norm.LINF: torch.inf}[norm]
+    value = torch.linalg.vector_norm(difference, ord=order, dim=1)
     return value * (1 + (difference.shape[1] + 4) * 2.0**-52)
 
 
 @torch.no_grad()
 def judge(
-    model: nn.Module, x: Tensor, y: Tensor, candidate: Tensor, norm: Norm, eps: float | Tensor | None = None
+    answer: Answer, x: Tensor, y: Tensor, candidate: Tensor, norm: Norm, eps: float | Tensor | None = None
 ) -> Judged:
-    """What `candidate` is worth as an attack on the clean images `x` in [0, 1] with labels `y`.
+    """Judges `candidate` (B, C, H, W) as an attack on the clean images `x` in [0, 1] with labels `y` (B,).
 
-    NaNs become the clean image's pixels, the rest is clipped to [0, 1] and, where `eps` (B,) or a scalar is given,
-    moved towards x until `distance` is at most eps. A logit that is not finite counts as misclassified. Raises
-    ValueError for a model in training mode or below float64, a shape that differs, an `x` outside [0, 1], an eps < 0.
+    `answer` maps float64 images to float64 logits (B, K). A NaN in `candidate` becomes the clean image's pixel, the
+    rest is clipped to [0, 1]. If a radius `eps` is given, in pixel units, a scalar or (B,), the image is then moved
+    towards x until its `distance` in `norm` is at most eps. Logits that are not finite count as a misclassification.
+
+    Raises ValueError for logits below float64, for shapes that differ, for an `x` outside [0, 1], and for an eps < 0.
     """
     x = x.double()
     if candidate.shape != x.shape:
         raise ValueError(f"`candidate`: got shape {tuple(candidate.shape)}, the clean images have {tuple(x.shape)}")
     if not ((x >= 0) & (x <= 1)).all():
         raise ValueError("`x`: a clean image leaves [0, 1] or is NaN")
-    clean_wrong = _misclassified(model, x, y)
+    clean_wrong = _misclassified(answer, x, y)
     images = torch.where(candidate.isnan(), x, candidate.double()).clamp(0, 1)
     if eps is not None:
         images = _project(images, x, norm, torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(len(x)))
     images = torch.where(_rows(clean_wrong, x), x, images)
-    success = _misclassified(model, images, y)
+    success = _misclassified(answer, images, y)
     return Judged(images, success, distance(norm, images, x).masked_fill(~success, torch.inf))
 
 
 def _rows(values: Tensor, like: Tensor) -> Tensor:
+    """`values` (B,) in the shape (B, 1, ...), to be combined with `like` (B, ...)."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def _misclassified(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    if any(module.training for module in model.modules()):
-        raise ValueError("`model` is in training mode: call `model.eval()` before judging")
-    logits = model(x)
+def _misclassified(answer: Answer, x: Tensor, y: Tensor) -> Tensor:
+    """Whether the images `x` are classified differently from `y`, (B,)."""
+    logits = answer(x)
     if logits.dtype != torch.float64:
-        raise ValueError(f"`model` answered in {logits.dtype}: judging takes a float64 model")
+        raise ValueError(f"`answer` gave logits in {logits.dtype}: judging takes a float64 network")
     return (logits.argmax(1) != y) | ~logits.isfinite().all(1)
 
 
 def _project(images: Tensor, x: Tensor, norm: Norm, eps: Tensor) -> Tensor:
+    """`images` moved towards `x` until `distance` is at most `eps` (B,): scaled in l1 and l2, clipped in linf."""
     if not (eps >= 0).all():
         raise ValueError(f"`eps`: got {eps.min().item()}, a radius is at least 0")
     step = images - x
@@ -75,9 +82,9 @@ def _project(images: Tensor, x: Tensor, norm: Norm, eps: Tensor) -> Tensor:
         if not outside.any():
             return images
         aim = _rows(eps * (1 - 2.0**exponent), x)
-        if norm == Norm.L2:
-            shorter = step * (aim / _rows(distance(norm, x + step, x), x).clamp_min(1e-300)).clamp_max(1)
-        else:
+        if norm == Norm.LINF:
             shorter = step.clamp(-aim, aim)
+        else:
+            shorter = step * (aim / _rows(distance(norm, x + step, x), x).clamp_min(1e-300)).clamp_max(1)
         images = torch.where(_rows(outside, x), (x + shorter).clamp(0, 1), images)
     return torch.where(_rows(distance(norm, images, x) > eps, x), x, images)  # a ball below x's own precision

@@ -7,25 +7,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lipcert.attacks.adapter import MARGIN, borrowed, check, choose, rescaled, wrong_by
+from lipcert.attacks.adapter import MARGIN, Answer, check, choose, rescaled, wrong_by
 from lipcert.attacks.judge import distance
 from lipcert.contracts import Attack, Norm
 
 
 @dataclass(kw_only=True)
 class SmallestDistance:
-    """`attack(model, x, y)`: the closest image in `norm` that `inner` finds at any radius tried, or the clean image.
+    """`attack(answer, x, y)` returns the closest image, in `norm` (l2 or linf), that the attack `inner` found at any
+    of the radii tried, or x itself if it found none.
 
-    The search of Foolbox 1 (Rauber, Brendel & Bethge 2017), which the papers of its time report. Radii are
-    `start * growth**k`, for k below `tries`, or with `growth` None the line `start * (k + 1)`, until one succeeds;
-    then `bisections` halve the way to it from the last radius that failed, or from 0 if they grew. An image sees no
-    radius beyond its first success, and the batch of each call holds only the images that still search. `start` is a
-    change of every pixel: in l2 it is times √n for images of n numbers.
+    This is the search of Foolbox 1 (Rauber, Brendel & Bethge 2017), which the papers of its time report. The radii are
+    `start * growth**k`, or `start * (k + 1)` if `growth` is None, for k = 0, 1, … below `tries`, up to the first that
+    succeeds. Then `bisections` steps bisect between that radius and 0, or the last radius that failed if `growth` is
+    None. Each image has radii of its own, and `inner` is called with only those images that are still searched for.
+    `start` is a change of every pixel: if the norm of `inner` is l2, it is multiplied by √n for images of n numbers.
 
-    Succeeding means being wrong by `MARGIN` at logits rescaled to a clean spread of 10, so that it still is in float64.
-    `inner` decides the rest: its norm is that of the step and the ball (linf: signs of gradients), whatever `norm` is.
+    An image counts as found if it is wrong by `MARGIN` at logits rescaled to a spread of 10 on the clean image, so that
+    it is wrong in float64 too. The norm of `inner` is that of its steps and its ball (linf: signs of gradients); it
+    may differ from `norm`.
 
     On an ordinary digit network, median l2 distances: gradient 0.603, FGSM 0.811 (with "ce" 0.658 and 0.904; a line of
     1000 radii as of 100), iterative FGSM 0.713, projected gradient 0.573 (40 steps: 0.548); DeepFool 0.570.
@@ -51,7 +53,7 @@ class SmallestDistance:
             raise ValueError(f"`attack.start`: got {self.start}, must be above 0")
         if self.growth is not None and not 1 < self.growth < float("inf"):
             raise ValueError(f"`attack.growth`: got {self.growth}, must be above 1, or null for even steps")
-        if not re.fullmatch(r"[a-z0-9_]+", self.name) or {"l2", "linf"} & set(self.name.split("_")):
+        if not re.fullmatch(r"[a-z0-9_]+", self.name) or set(Norm) & set(self.name.split("_")):
             raise ValueError(f"`attack.name`: got {self.name!r}, take letters, digits and _ that name no norm")
         if self.inner.eps is None:
             raise ValueError(f"`attack.inner`: {self.inner.label} takes no radius; take one that does, such as pgd_l2")
@@ -66,7 +68,8 @@ class SmallestDistance:
             + (f"-bisections{self.bisections}" if self.bisections != 20 else "")
         )
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor | None = None) -> Tensor:
+    @torch.no_grad()
+    def __call__(self, answer: Answer, x: Tensor, y: Tensor, eps: Tensor | None = None) -> Tensor:
         if eps is not None:
             raise ValueError(f"`{self.label}` looks for the smallest distance: it takes no `eps`")
         x = x.detach()
@@ -75,32 +78,29 @@ class SmallestDistance:
         low, high = x.new_zeros(len(x)), x.new_full((len(x),), torch.inf)
 
         def attempt(rows: Tensor, radius: Tensor) -> Tensor:
-            """Which of the images `rows` fall at these radii, one each; what falls is kept where it is closest."""
-            candidate = self.inner(model, x[rows], y[rows], radius)
-            with torch.no_grad():
-                fell = wrong_by(rescaled(model(candidate), 10.0, like=clean[rows]), y[rows]) >= MARGIN
+            """Which of the images `rows` fall, each at its own `radius`; keeps those that are closer than before."""
+            candidate = self.inner(answer, x[rows], y[rows], radius)
+            fell = wrong_by(rescaled(answer(candidate), 10.0, like=clean[rows]), y[rows]) >= MARGIN
             found = distance(self.norm, candidate, x[rows])
             closer = fell & (found < smallest[rows])
             smallest[rows] = torch.where(closer, found, smallest[rows])
             best[rows] = choose(closer, candidate, best[rows])
             return fell
 
-        with borrowed(model, x):
-            with torch.no_grad():
-                clean = model(x)
-                rows = (wrong_by(rescaled(clean, 10.0), y) < MARGIN).nonzero()[:, 0]
-            for k in range(self.tries):
-                if not len(rows):
-                    break
-                radius = unit * (self.start * (k + 1) if self.growth is None else self.start * self.growth**k)
-                fell = attempt(rows, x.new_full((len(rows),), radius))
-                high[rows[fell]] = radius
-                rows = rows[~fell]
-                if self.growth is None:
-                    low[rows] = radius
-            rows = high.isfinite().nonzero()[:, 0]
-            for _ in range(self.bisections if len(rows) else 0):
-                middle = (low[rows] + high[rows]) / 2
-                fell = attempt(rows, middle)
-                high[rows[fell]], low[rows[~fell]] = middle[fell], middle[~fell]
+        clean = answer(x)
+        rows = (wrong_by(rescaled(clean, 10.0), y) < MARGIN).nonzero()[:, 0]
+        for k in range(self.tries):
+            if not len(rows):
+                break
+            radius = unit * (self.start * (k + 1) if self.growth is None else self.start * self.growth**k)
+            fell = attempt(rows, x.new_full((len(rows),), radius))
+            high[rows[fell]] = radius
+            rows = rows[~fell]
+            if self.growth is None:
+                low[rows] = radius
+        rows = high.isfinite().nonzero()[:, 0]
+        for _ in range(self.bisections if len(rows) else 0):
+            middle = (low[rows] + high[rows]) / 2
+            fell = attempt(rows, middle)
+            high[rows[fell]], low[rows[~fell]] = middle[fell], middle[~fell]
         return best

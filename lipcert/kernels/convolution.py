@@ -13,10 +13,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lipcert.kernels.lp_distance import linf_bounds, lp_distance
+from lipcert.kernels.whole import kept_whole
 
 ENTRIES = 2**23  # of unfolded patches held at a time: 32 MiB in float32
 
 
+def _shape(x: Tensor, w: Tensor, p: float, stride: int, padding: int, groups: int) -> Tensor:
+    sides = ((n + 2 * padding - k) // stride + 1 for n, k in zip(x.shape[2:], w.shape[2:], strict=True))
+    return x.new_empty(x.shape[0], w.shape[0], *sides)
+
+
+@kept_whole(
+    "lp_distance_conv2d(Tensor x, Tensor w, float p, int stride, int padding, int groups) -> Tensor", shape=_shape
+)
 def lp_distance_conv2d(x: Tensor, w: Tensor, p: float, stride: int = 1, padding: int = 0, groups: int = 1) -> Tensor:
     """y[b, o] = ‖patch − w_o‖_p at every position: x (B, C, H, W) and w (C', C/groups, k, k) to (B, C', H', W').
 

@@ -1,15 +1,13 @@
-"""Layers by name; each lives in the file of its idea and brings the rule of its own bound."""
+"""Layers by name; each lives in the file of its idea."""
 
 from lipcert.layers.branches import BranchLinear as BranchLinear
 from lipcert.layers.branches import FlattenBranches as FlattenBranches
 from lipcert.layers.branches import JoinBranches as JoinBranches
-from lipcert.layers.branches import PlainBranchLinear as PlainBranchLinear
 from lipcert.layers.branches import Replicate as Replicate
 from lipcert.layers.distance import DistanceConv2d as DistanceConv2d
 from lipcert.layers.distance import DistanceLinear as DistanceLinear
 from lipcert.layers.distance import Negate as Negate
 from lipcert.layers.distance import ScaledLinear as ScaledLinear
-from lipcert.layers.folding import fold as fold
 from lipcert.layers.initialisation import pass_on as pass_on
 from lipcert.layers.min_max import MinMax as MinMax
 from lipcert.layers.nonexpansive import NonexpansiveConv2d as NonexpansiveConv2d
@@ -31,4 +29,5 @@ from lipcert.layers.residual import Residual as Residual
 from lipcert.layers.scaled_tanh import ScaledTanh as ScaledTanh
 from lipcert.layers.two_sided import TwoSidedReLU as TwoSidedReLU
 from lipcert.layers.two_sided import TwoSidedSigmoid as TwoSidedSigmoid
+from lipcert.layers.two_sided import TwoSidedTanh as TwoSidedTanh
 from lipcert.layers.two_sided import nonlinearity as nonlinearity

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lipcert.contracts import Signal
+from lipcert.kernels.whole import kept_whole
 from lipcert.layers.nonexpansive import _Constrained
 
 
@@ -26,39 +26,10 @@ class BranchLinear(_Constrained):
     def forward(self, x: Tensor) -> Tensor:
         return branch_linear(x, self.constrained_weight(), self.bias)
 
-    def fold(self) -> PlainBranchLinear:
-        with torch.no_grad():
-            bias = None if self.bias is None else self.bias.clone()
-            return PlainBranchLinear(self.constrained_weight(), bias, self.claim().tolist())
 
-
-class PlainBranchLinear(nn.Module):
-    """`BranchLinear` with its constraint folded into the weight, and the norms it claims."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, claim: list[float]):
-        super().__init__()
-        self.claim = claim
-        self.weight: Tensor
-        self.bias: Tensor | None
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return branch_linear(x, self.weight, self.bias)
-
-    def bound(self, signal: Signal, walk, name: str) -> Signal:
-        branches, outputs, inputs = self.weight.shape
-        if signal.shape not in ((inputs,), (branches, inputs)):
-            raise ValueError(f"`{name}`: {inputs} features expected, {signal.shape} found")
-        if signal.shape == (inputs,):
-            signal = signal.merged()  # every branch sees all of it
-        if signal.lipschitz.dim() == 0:  # the fork: every branch sees the whole trunk, no splitting needed (A.3)
-            signal = Signal((inputs,), signal.lipschitz.expand(branches), *_rest(signal))
-        shape = (branches,) if outputs == 1 else (branches, outputs)
-        return walk.matrices(name, self, signal, self.weight, shape)
-
-
+@kept_whole("branch_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 def branch_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (B, in) or (B, K, in) by `weight` (K, out, in), plus `bias` (K, 1, out): (B, K, out)."""
     if x.dim() == 2:
         out = torch.einsum("bi,koi->kbo", x, weight)
         out = out if bias is None else out + bias
@@ -67,10 +38,6 @@ def branch_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     else:
         out = torch.baddbmm(bias, x.transpose(0, 1), weight.mT)
     return out.transpose(0, 1)
-
-
-def _rest(signal: Signal) -> tuple[float, float, float]:
-    return signal.magnitude, signal.error, signal.unit
 
 
 class Replicate(nn.Module):
@@ -83,10 +50,6 @@ class Replicate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.repeat(1, self.branches, 1, 1)
 
-    def bound(self, signal: Signal, walk, name: str) -> Signal:
-        c, h, w = signal.shape
-        return Signal((self.branches * c, h, w), signal.lipschitz.expand(self.branches), *_rest(signal))
-
 
 class FlattenBranches(nn.Module):
     """(B, K·C, H, W) to (B, K, C·H·W)."""
@@ -96,11 +59,7 @@ class FlattenBranches(nn.Module):
         self.branches = branches
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), self.branches, -1)
-
-    def bound(self, signal: Signal, walk, name: str) -> Signal:
-        c, h, w = signal.shape
-        return signal.after((self.branches, c // self.branches * h * w))
+        return x.reshape(x.shape[0], self.branches, -1)
 
 
 class JoinBranches(nn.Module):
@@ -108,6 +67,3 @@ class JoinBranches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.squeeze(-1)
-
-    def bound(self, signal: Signal, walk, name: str) -> Signal:
-        return signal

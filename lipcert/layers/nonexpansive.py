@@ -104,7 +104,7 @@ class _Constrained(nn.Module):
         w.copy_(torch.baddbmm(w, w @ w.mT, w, beta=1.5, alpha=-0.5))
 
     def constrained_weight(self) -> Tensor:
-        """The weight of the plain layer that this one is: what `fold` freezes."""
+        """The weight of the plain layer that this one computes."""
         if not self.strict:
             return self.weight / self.copy_factor()
         factor = 1 / (self.scale() * self.copy_factor())
@@ -132,17 +132,6 @@ class NonexpansiveLinear(nn.Linear, _Constrained):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.constrained_weight(), self.bias)
-
-    def fold(self) -> nn.Linear:
-        """The plain layer that this one computes, with the norm it claims."""
-        plain = nn.Linear(
-            self.in_features,
-            self.out_features,
-            self.bias is not None,
-            dtype=self.weight.dtype,
-            device=self.weight.device,
-        )
-        return _freeze(plain, self)
 
 
 class UnitRowsLinear(NonexpansiveLinear):
@@ -210,24 +199,3 @@ class NonexpansiveConv2d(nn.Conv2d, _Constrained):
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.constrained_weight(), self.bias, self.stride, self.padding, groups=self.groups)
 
-    def fold(self) -> nn.Conv2d:
-        """The plain layer that this one computes, with the norm it claims."""
-        plain = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            *self.geometry,
-            groups=self.groups,
-            bias=self.bias is not None,
-            dtype=self.weight.dtype,
-            device=self.weight.device,
-        )
-        return _freeze(plain, self)
-
-
-def _freeze(plain, layer: _Constrained):
-    with torch.no_grad():
-        plain.weight.copy_(layer.constrained_weight())
-        if plain.bias is not None:
-            plain.bias.copy_(layer.bias)
-        plain.claim = layer.claim().tolist()
-    return plain.requires_grad_(False)

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.nn import functional as distributed
-
-from lipcert.contracts import Norm, Signal
-from lipcert.layers.intervals import outward
-
-BOTH = (Norm.L2, Norm.LINF)
 
 
 class SubtractMean(nn.Module):
@@ -21,8 +15,6 @@ class SubtractMean(nn.Module):
 
     Under several ranks the mean is the global batch's, so that N ranks compute what one would.
     """
-
-    norms = BOTH
 
     def __init__(self, features: int, momentum: float = 0.1):
         super().__init__()
@@ -42,17 +34,9 @@ class SubtractMean(nn.Module):
             mean = self.running_mean
         return x - mean.view(1, -1, *[1] * (x.dim() - 2))
 
-    def bound(self, signal: Signal, walk, name: str) -> Signal:
-        return signal.after(offset=_length(self.running_mean, signal), roundings=1)
-
-    def interval(self, low: Tensor, high: Tensor, unit: float) -> tuple[Tensor, Tensor]:
-        return outward(self(low), self(high), unit)
-
 
 class Standardise(nn.Module):
     """(x − mean)/std per channel: the first layer of a network trained on standardised pixels, Lipschitz 1/min std."""
-
-    norms = BOTH
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
@@ -64,16 +48,3 @@ class Standardise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
 
-    def bound(self, signal: Signal, walk, name: str) -> Signal:
-        gain = float(1 / self.std.double().min()) * (1 + 1e-12)
-        return signal.after(gain=gain, offset=_length((self.mean / self.std).flatten(), signal), roundings=2)
-
-    def interval(self, low: Tensor, high: Tensor, unit: float) -> tuple[Tensor, Tensor]:
-        return outward(self(low), self(high), 2 * unit)
-
-
-def _length(entries: Tensor, signal: Signal) -> float:
-    """The signal's norm of one number a channel, repeated over all positions; rounded up."""
-    length = float(entries.double().norm(p=2 if signal.norm is Norm.L2 else torch.inf))
-    positions = math.prod(signal.shape[1:]) if signal.norm is Norm.L2 else 1
-    return length * math.sqrt(positions) * (1 + 1e-12)

@@ -28,12 +28,6 @@ class ParsevalConv2d(nn.Conv2d):
         w = self.weight.flatten(1)
         w.copy_(torch.addmm(w, w @ w.mT, w, beta=1 + self.beta, alpha=-self.beta))
 
-    def fold(self) -> nn.Conv2d:
-        """The plain convolution that this one computes."""
-        plain = nn.Conv2d(self.in_channels, self.out_channels, *self.geometry, bias=False)
-        plain.weight = nn.Parameter(self.scaled_weight().detach(), requires_grad=False)
-        return plain
-
 
 class ConvexSum(nn.Module):
     """alpha_0·x + alpha_1·y, with alpha trainable and after every step put back on alpha_0 + alpha_1 = 1, both ≥ 0."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipcert.contracts import Signal
+from lipcert.kernels.whole import kept_whole
 from lipcert.layers.nonexpansive import copies
 
 DELTA = 1e-12  # √(Σx² + δ) has a gradient at an all-zero window, and is the norm of (x, √δ): still nonexpansive
+
+
+@kept_whole("norm_pool2d(Tensor x, int[] kernel, int[] stride, int divisor, float delta) -> Tensor")
+def norm_pool2d(x: Tensor, kernel: Sequence[int], stride: Sequence[int], divisor: int, delta: float) -> Tensor:
+    """√(Σ_window x²/divisor + delta) per channel: (B, C, H, W) to (B, C, H', W')."""
+    return (F.avg_pool2d(x * x, kernel, stride, divisor_override=divisor) + delta).sqrt()
 
 
 class NormPool2d(nn.Module):
@@ -27,27 +33,20 @@ class NormPool2d(nn.Module):
         return copies(self.kernel_size, self.stride) ** 2
 
     def forward(self, x: Tensor) -> Tensor:
-        squares = F.avg_pool2d(x * x, self.kernel_size, self.stride, divisor_override=self.overlap())
-        return (squares + DELTA).sqrt()
+        sides = [self.kernel_size] * 2, [self.stride] * 2
+        return norm_pool2d(x, *sides, self.overlap(), DELTA)
 
-    def bound(self, signal: Signal, walk, name: str) -> Signal:
-        c, h, w = signal.shape
-        shape = (c, *((n - self.kernel_size) // self.stride + 1 for n in (h, w)))
-        if min(shape) < 1:
-            raise ValueError(f"`{name}`: a {self.kernel_size}×{self.kernel_size} window does not fit {h}×{w}")
-        # a sum of K² squares, δ, the division and the root: relative error γ_{K²+4}
-        return signal.after(shape, offset=math.sqrt(DELTA * math.prod(shape)), roundings=self.kernel_size**2 + 4)
+
+@kept_whole("global_norm_pool2d(Tensor x, float delta) -> Tensor")
+def global_norm_pool2d(x: Tensor, delta: float) -> Tensor:
+    return (x.square().sum((2, 3)) + delta).sqrt()
 
 
 class GlobalNormPool2d(nn.Module):
     """y = √(Σ over the whole map of x²) per channel; (B, C, H, W) to (B, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x.square().sum((2, 3)) + DELTA).sqrt()
-
-    def bound(self, signal: Signal, walk, name: str) -> Signal:
-        c, h, w = signal.shape
-        return signal.after((c,), offset=math.sqrt(DELTA * c), roundings=h * w + 4)
+        return global_norm_pool2d(x, DELTA)
 
 
 def pooling(kind: str, size: int) -> nn.Module:

@@ -6,10 +6,22 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from lipcert.contracts import Signal
+from lipcert.kernels.whole import kept_whole
 from lipcert.layers.nonexpansive import NonexpansiveLinear
-from lipcert.layers.two_sided import TwoSidedReLU
+from lipcert.layers.two_sided import TwoSidedReLU, two_sided
+
+
+@kept_whole("recurrent(Tensor x, Tensor weight, Tensor? bias, Tensor cos, Tensor sin) -> Tensor")
+def recurrent(x: Tensor, weight: Tensor, bias: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+    """A sequence (B, T, n) through the cell below, from a zero state: (B, T + 1, 2·hidden), outputs and last state."""
+    state, outputs = x.new_zeros(x.shape[0], 2 * weight.shape[0]), []
+    for step in x.unbind(1):
+        s = two_sided(F.linear(torch.cat((step, state), 1), weight, bias), None, "relu", 1)
+        outputs.append(cos * s)
+        state = sin * s
+    return torch.stack([*outputs, state], 1)
 
 
 class NonexpansiveRNNCell(nn.Module):
@@ -27,7 +39,7 @@ class NonexpansiveRNNCell(nn.Module):
         self.angle = nn.Parameter(torch.tensor(math.acos(t)))
 
     def initial_state(self, x: Tensor) -> Tensor:
-        return x.new_zeros(len(x), 2 * self.linear.out_features)
+        return x.new_zeros(x.shape[0], 2 * self.linear.out_features)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
         h = self.initial_state(x) if h is None else h
@@ -43,23 +55,5 @@ class NonexpansiveRNN(nn.Module):
         self.cell = NonexpansiveRNNCell(in_features, hidden, t, gram)
 
     def forward(self, x: Tensor) -> Tensor:
-        state, outputs = self.cell.initial_state(x), []
-        for step in x.unbind(1):
-            output, state = self.cell(step, state)
-            outputs.append(output)
-        return torch.stack([*outputs, state], 1)
-
-    def bound(self, signal: Signal, walk, name: str) -> Signal:
-        """A step multiplies the square of how far its input and its state moved by at most σ², σ the cell's measured
-        norm, and leaves the earlier outputs alone: max(1, σ)^T over T steps. Each adds its own bias and error.
-        """
-        linear, (steps, _) = self.cell.linear, signal.shape
-        one = Signal((linear.in_features,), torch.ones_like(signal.lipschitz.max()), 1.0, 0.0, signal.unit)
-        after = walk(linear, one, f"{name}.cell.linear" if name else "cell.linear")
-        growth = max(1.0, float(after.lipschitz)) ** steps * (1 + 16 * steps * signal.unit)
-        bias = 0.0 if linear.bias is None else float(linear.bias.detach().norm())
-        reach = growth * (signal.magnitude + steps * bias)
-        local = after.error * max(1.0, reach) + signal.rounding(6) * reach
-        error = growth * (signal.error + steps * local)
-        shape = (steps + 1, 2 * linear.out_features)
-        return Signal(shape, signal.lipschitz * growth, reach, error, signal.unit)
+        linear, angle = self.cell.linear, self.cell.angle
+        return recurrent(x, linear.constrained_weight(), linear.bias, angle.cos(), angle.sin())

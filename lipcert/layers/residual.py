@@ -7,7 +7,17 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lipcert.contracts import Signal
+from lipcert.kernels.whole import kept_whole
+
+
+@kept_whole("split_branches(Tensor x, Tensor first, Tensor second) -> (Tensor, Tensor)")
+def split_branches(x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    return first * x, second * x
+
+
+@kept_whole("merge_branches(Tensor x, Tensor y, Tensor first, Tensor second) -> Tensor")
+def merge_branches(x: Tensor, y: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    return first * x + second * y
 
 
 class Residual(nn.Module):
@@ -40,24 +50,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         split, merge = self.split_angle, self.merging()
-        return merge.cos() * self.shortcut(split.cos() * x) + merge.sin() * self.body(split.sin() * x)
-
-    def bound(self, signal: Signal, walk, name: str) -> Signal:
-        """‖split‖ = ‖merge‖ = 1 around a block-diagonal map: L ≤ max(L_shortcut, L_body); with one t for the whole
-        block also L ≤ t_s·t_m·L_shortcut + √(1−t_s²)√(1−t_m²)·L_body, which is never larger where t is shared."""
-        scaled = signal.after(roundings=4)  # cos, sin and one product; |cos|, |sin| ≤ 1
-        short = walk(self.shortcut, scaled, f"{name}.shortcut")
-        body = walk(self.body, scaled, f"{name}.body")
-        if short.shape != body.shape:
-            raise ValueError(f"`{name}`: the shortcut gives {short.shape} and the body {body.shape}")
-        if self.split_angle.dim() == 0:
-            cos, sin = self.split_angle.detach().cos() ** 2, self.split_angle.detach().sin() ** 2
-            lipschitz = (cos * short.lipschitz + sin * body.lipschitz) * (1 + 16 * signal.unit)
-        else:
-            lipschitz = torch.maximum(short.lipschitz, body.lipschitz) * (1 + 16 * signal.unit)
-        magnitude = short.magnitude + body.magnitude
-        error = short.error + body.error + signal.rounding(6) * magnitude
-        return Signal(body.shape, lipschitz, magnitude, error, signal.unit)
+        one, other = split_branches(x, split.cos(), split.sin())
+        return merge_branches(self.shortcut(one), self.body(other), merge.cos(), merge.sin())
 
 
 class ConvexResidual(nn.Module):
@@ -73,11 +67,3 @@ class ConvexResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         a = self.logit.sigmoid()
         return a * x + (1 - a) * self.body(x)
-
-    def bound(self, signal: Signal, walk, name: str) -> Signal:
-        body = walk(self.body, signal, f"{name}.body")
-        a = self.logit.detach().sigmoid()
-        lipschitz = (a * signal.lipschitz + (1 - a) * body.lipschitz) * (1 + 16 * signal.unit)
-        magnitude = max(signal.magnitude, body.magnitude)
-        error = max(signal.error, body.error) + signal.rounding(16) * 2 * magnitude
-        return Signal(body.shape, lipschitz, magnitude * (1 + 16 * signal.unit), error, signal.unit)

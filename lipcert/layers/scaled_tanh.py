@@ -8,16 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipcert.contracts import Norm, Signal
-
 
 class ScaledTanh(nn.Module):
     """x ↦ t·tanh(x/t) in each entry, one trainable t > 0 for all: 1-Lipschitz, and never beyond ±t.
 
     Finlay, Oberman & Abbasi, 2018, appendix A.1. t = softplus(raw), which begins as 1.
     """
-
-    norms = (Norm.L2, Norm.LINF)
 
     def __init__(self):
         super().__init__()
@@ -29,6 +25,3 @@ class ScaledTanh(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.t * torch.tanh(x / self.t)
-
-    def bound(self, signal: Signal, walk, name: str) -> Signal:
-        return signal.after(gain=1.0 + 1e-12, roundings=16)

@@ -8,11 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipcert.losses.adversary import evaluating
+
 
 class CrossEntropy(nn.Module):
-    """Mean cross-entropy of the logits; with an `adversary` (an attack), of the images that it distorts.
+    """The mean cross-entropy of the logits; with an `adversary` (an attack), on the images that it returns.
 
-    `head_decay`/2·(‖W‖² + ‖b‖²) of the last layer is added: weight decay for that layer alone, as SGD would do it.
+    To it is added `head_decay`/2·(‖W‖² + ‖b‖²) of the last layer: weight decay of that layer alone, as SGD does it.
     """
 
     def __init__(self, *, num_classes: int, adversary: Callable[..., Tensor] | None = None, head_decay: float = 0.0):
@@ -29,7 +31,8 @@ class CrossEntropy(nn.Module):
 
     def forward(self, model: Any, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
         if self.adversary is not None:
-            x = self.adversary(model, x, y, None)
+            with evaluating(model) as answer:
+                x = self.adversary(answer, x, y, None)
         loss = F.cross_entropy(model(x).float(), y)
         if self.head_decay:
             loss = loss + self.head_decay / 2 * sum(p.square().sum() for p in model.head.parameters())

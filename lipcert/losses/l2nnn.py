@@ -9,18 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipcert.losses.adversary import evaluating
+
 
 class L2NNNLoss(nn.Module):
-    """L = alpha·L_a + gamma·L_b + omega·L_c + lambda_w·Σ L_W (alpha is 1 in the paper).
+    """The loss alpha·L_a + gamma·L_b + omega·L_c + lambda_w·Σ L_W of logits y (alpha is 1 in the paper).
 
-    L_a  cross-entropy of (u_k·y_k), u trainable, one a class;
-    L_b  cross-entropy of v·y, v one number, trainable or fixed (`v_trainable`): given, or 2.4 over a `radius` (in l2,
-         pixels), so that an image's softmax is spread over what a perturbation of that size can reach;
-    L_c  mean of log(1 − softmax(z·y)_label)/z, which rewards a wide gap where the answer is right,
-         and is flat elsewhere;
-    L_W  the soft scheme's weight penalty (eq. 7), from every layer that has one.
-    `adversary` (an attack) distorts the images of L_a ("a"), or of L_a and L_b ("ab"); L_c is always on clean ones.
-    u and v are no part of the classifier.
+    L_a  the cross-entropy of the logits u_k·y_k, with one factor u_k per class, trainable if `u_trainable`.
+    L_b  the cross-entropy of the logits v·y, with one number v, trainable if `v_trainable`. It is given, or is 2.4
+         divided by a `radius` (l2, in pixel units), so that the softmax of an image is spread over what a
+         perturbation of that size can reach.
+    L_c  the mean of log(1 − softmax(z·y)_label)/z, which rewards a wide gap where the answer is right, and is flat
+         where it is wrong.
+    L_W  the weight penalty of the soft scheme (eq. 7), from every layer that has one.
+
+    An `adversary` (an attack) replaces the images of L_a (`adversarial_terms` "a"), or of L_a and L_b ("ab"); L_c is
+    always computed on the clean images. u and v are not part of the classifier.
     """
 
     def __init__(
@@ -57,7 +61,11 @@ class L2NNNLoss(nn.Module):
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
         clean = model(x).float()
-        distorted = clean if self.adversary is None else model(self.adversary(model, x, y, None)).float()
+        distorted = clean
+        if self.adversary is not None:
+            with evaluating(model) as answer:
+                adversarial = self.adversary(answer, x, y, None)
+            distorted = model(adversarial).float()
         terms = {
             "a": F.cross_entropy(self.u * distorted, y),
             "b": F.cross_entropy(self.v * (distorted if self.adversarial_terms == "ab" else clean), y),
@@ -69,12 +77,15 @@ class L2NNNLoss(nn.Module):
 
 
 def log_complement(logits: Tensor, y: Tensor) -> Tensor:
-    """log(1 − softmax(logits)_y), (B,): logsumexp over the others minus logsumexp over all, exact for any gap."""
+    """log(1 − softmax(logits)_y), (B,), of `logits` (B, K) and labels `y` (B,).
+
+    It is the logsumexp over the other classes minus that over all, which is accurate for any gap between the logits.
+    """
     others = logits.scatter(1, y[:, None], -torch.inf)
     return others.logsumexp(1) - logits.logsumexp(1)
 
 
 def weight_penalties(model: nn.Module) -> list[Tensor]:
-    """L_W of every layer that has one (eq. 7)."""
+    """The penalty L_W (eq. 7), a scalar, of every layer of `model` that has one."""
     layers: list[Any] = [module for module in model.modules() if hasattr(module, "weight_penalty")]
     return [layer.weight_penalty() for layer in layers]

@@ -8,10 +8,9 @@ from lipcert.contracts import Norm
 
 
 class Headed(nn.Module):
-    """`features` (everything shared) and `head` (the last layer), named so for the last-layer certificate."""
+    """`features` (everything shared) and `head` (the last layer), by these names for whoever trains the two apart."""
 
     norm = Norm.L2
-    norms = (Norm.L2, Norm.LINF)  # it only passes on
 
     def __init__(self, features: nn.Module, head: nn.Module):
         super().__init__()
@@ -19,7 +18,3 @@ class Headed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
-
-    def bound(self, signal, walk, name: str):
-        prefix = f"{name}." if name else ""
-        return walk(self.head, walk(self.features, signal, f"{prefix}features"), f"{prefix}head")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lipcert.contracts import Norm, Signal
 from lipcert.models.headed import Headed
 from lipcert.models.tulip import check_width, convolution, linear, squashed
 
@@ -15,20 +13,12 @@ from lipcert.models.tulip import check_width, convolution, linear, squashed
 class BranchMean(nn.Module):
     """(B, branches·C, H, W) to (B, C, H, W): the mean over the branches."""
 
-    norms = (Norm.L2, Norm.LINF)
-
     def __init__(self, branches: int):
         super().__init__()
         self.branches = branches
 
     def forward(self, x: Tensor) -> Tensor:
         return x.unflatten(1, (self.branches, -1)).mean(1)
-
-    def bound(self, signal: Signal, walk, name: str) -> Signal:
-        channels, *sides = signal.shape
-        gain = (1 / math.sqrt(self.branches) if signal.norm is Norm.L2 else 1.0) * (1 + 1e-12)
-        local = 2 * signal.rounding(self.branches + 2) * gain * (signal.magnitude + signal.error)
-        return signal.after((channels // self.branches, *sides), gain=gain, local=local)
 
 
 class Block(nn.Module):

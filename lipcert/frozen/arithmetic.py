@@ -1,0 +1,31 @@
+"""The floating-point arithmetic that a network is evaluated in, as far as error bounds need to know it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Rounding to nearest, with or without subnormal numbers.
+
+    unit   the unit roundoff: one operation errs by at most `unit` times its result;
+    tiny   the smallest normal number: what one operation loses to underflow at most, flushed to zero or not.
+    """
+
+    unit: float
+    tiny: float
+
+    def gamma(self, roundings: int) -> float:
+        """γ_n = n·u/(1 − n·u), the relative error of n roundings in a row (Higham, *Accuracy and Stability*, §3.1).
+
+        Infinite where n roundings leave nothing.
+        """
+        share = roundings * self.unit
+        return share / (1 - share) if share < 1 else math.inf
+
+
+FLOAT64 = Arithmetic(2.0**-53, 2.0**-1022)
+FLOAT32 = Arithmetic(2.0**-24, 2.0**-126)
+EXACT = Arithmetic(0.0, 0.0)  # real numbers: nothing is rounded outward; for training

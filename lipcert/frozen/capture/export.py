@@ -1,0 +1,64 @@
+"""torch.export, and what its errors mean."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from lipcert.frozen.capture.refusals import Refused
+from lipcert.frozen.operation import Shape
+
+HINTS = (
+    ("mutat", "its `forward` changes a buffer, so that it is no fixed function: compute that elsewhere"),
+    ("data-dependent", "its `forward` chooses by the values of the image: use operations instead of `if`"),
+    ("Could not guard", "its `forward` chooses by the values of the image: use operations instead of `if`"),
+    ("missing a required argument", "its `forward` takes more than one batch of images"),
+    ("missing 1 required positional", "its `forward` takes more than one batch of images"),
+)
+
+
+def export(module: nn.Module, shape: Shape, like: torch.dtype) -> Any:
+    """The ExportedProgram of `module` on batches of any size; Refused, in one line, where there is none."""
+    images = torch.rand(3, *shape, dtype=like)
+    batch = ({0: torch.export.Dim.AUTO},)
+    with _quietly(), torch.no_grad():
+        try:
+            program = torch.export.export(module, (images,), dynamic_shapes=batch, strict=False).run_decompositions({})
+        except Exception as error:  # whatever a user's forward does, or torch.export makes of it
+            raise Refused(f"{type(module).__name__} can't be captured: {reason(error)}") from None
+    changed = [spec for spec in program.graph_signature.output_specs if spec.kind.name != "USER_OUTPUT"]
+    if changed:
+        raise Refused(
+            f"{type(module).__name__} can't be captured: its `forward` changes `{changed[0].target}`, so that it is no "
+            "fixed function"
+        )
+    return program
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error, or what it means."""
+    text = str(error)
+    for sign, meaning in HINTS:
+        if sign in text:
+            return meaning
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the warnings and log lines of torch.export, which are meant for its developers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

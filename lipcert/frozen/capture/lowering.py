@@ -1,0 +1,207 @@
+"""The way through an exported graph: every node becomes a constant, a value of the network, or an error."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from lipcert.frozen.capture.constants import Constant, Constants
+from lipcert.frozen.capture.refusals import PRODUCT, Refused, because, operation_name
+from lipcert.frozen.operation import Operation, Shape
+
+
+class Value(NamedTuple):
+    """A value of the network: 0 is the image."""
+
+    number: int
+    shape: Shape
+
+
+class Batch:
+    """Stands for the size of the batch, of which nothing may be computed."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """An operation whose constants are not bound yet."""
+
+    kind: type[Operation]
+    inputs: tuple[int, ...]
+    shape: Shape
+    name: str
+    attributes: dict[str, Any]
+    constants: dict[str, Constant | None]
+
+
+Rule = Callable[..., Any]
+RULES: dict[str, Rule] = {}  # by the names of torch's operations; `layers`, `arithmetic` and `moves` fill it
+FREE_OF_THE_BATCH = {"view", "reshape", "_unsafe_view", "expand", "flatten", "unflatten", "squeeze"}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Registers what an operation of torch becomes: `function(lowering, node, *arguments, **options)`."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+class Lowering:
+    """`steps` collects the operations; `constants` records how their constants are computed."""
+
+    def __init__(self, exported: Any, shape: Shape):
+        self.exported, self.shape = exported, shape
+        self.constants = Constants()
+        self.steps: list[Step] = []
+        self.notes: dict[tuple[str, int], Any] = {}  # what rules remember of a value for a later one
+        self.node: fx.Node | None = None
+        self.batch: Any = None
+
+    def run(self) -> Value:
+        """The value of the logits."""
+        signature = self.exported.graph_signature
+        held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        lifted = signature.inputs_to_lifted_tensor_constants  # tensors that are plain attributes
+        state = {**self.exported.state_dict, **self.exported.constants}
+        known: dict[fx.Node, Any] = {}
+        for node in self.exported.graph.nodes:
+            self.node = node
+            if node.op == "placeholder":
+                if node.name in held:
+                    known[node] = self.constants.source(held[node.name], state[held[node.name]].detach())
+                elif node.name in lifted:
+                    known[node] = self.constants.literal(state[lifted[node.name]].detach())
+                else:
+                    known[node] = Value(0, self.shape)
+                    self.batch = node.meta["val"].shape[0]
+            elif node.op == "output":
+                return self.result([known.get(a, a) for a in node.args[0]])
+            else:
+                known[node] = self.lower(node, known)
+        raise Refused("the module gives nothing")
+
+    def result(self, outputs: list[Any]) -> Value:
+        if len(outputs) != 1 or not isinstance(outputs[0], Value):
+            what = f"{len(outputs)} outputs" if len(outputs) != 1 else "something that does not depend on the image"
+            raise Refused(f"a network gives one tensor of logits, this module gives {what}")
+        return outputs[0]
+
+    def lower(self, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+        args = [fx.node.map_arg(a, known.__getitem__) for a in node.args]
+        options = {key: fx.node.map_arg(a, known.__getitem__) for key, a in node.kwargs.items()}
+        leaves = flat((args, options))
+        name = operation_name(node.target)
+        if name == "sym_size":
+            return Batch()
+        if any(isinstance(leaf, Batch) for leaf in leaves) and name not in FREE_OF_THE_BATCH:
+            raise self.refused("it computes with the size of the batch; write flatten(1) or x.flatten(2), not len(x)")
+        if node.target is operator.getitem and isinstance(args[0], tuple | list):
+            found = args[0][args[1]]
+            if found is None:
+                raise self.refused("the indices that it gives have no finite slope; take the values alone")
+            return found
+        if not any(isinstance(leaf, Value) for leaf in leaves):
+            return self.constants.call(node.target, *args, **options)  # type: ignore[arg-type]
+        if name not in RULES:
+            raise self.refused(because(node.target))
+        self.check_batch(node)
+        try:
+            return RULES[name](self, node, *in_order(node.target, args, options), **options)
+        except Refused:
+            raise
+        except (TypeError, IndexError) as error:
+            raise self.refused(f"`{name}` with arguments that are not known here ({error})") from None
+
+    def check_batch(self, node: fx.Node) -> None:
+        """Refuses a node whose result does not keep the batch as its first axis."""
+        results = [v for v in flat(node.meta.get("val")) if isinstance(v, Tensor) and tuple(v.shape) != (0,)]
+        for value in results:
+            if value.dim() == 0 or not same_size(value.shape[0], self.batch):
+                raise self.refused(
+                    f"`{operation_name(node.target)}` mixes the images of a batch, or fixes its size; keep the batch as "
+                    "the first axis: flatten(1), x.shape[0], not len(x)"
+                )
+
+    # ---- what rules call
+
+    def emit(
+        self,
+        kind: type[Operation],
+        inputs: list[Value],
+        shape: Shape,
+        constants: dict[str, Constant | None] | None = None,
+        **attributes: Any,
+    ) -> Value:
+        """Adds an operation, and gives its value."""
+        numbers = tuple(value.number for value in inputs)
+        self.steps.append(Step(kind, numbers, tuple(shape), self.name(), attributes, constants or {}))
+        return Value(len(self.steps), tuple(shape))
+
+    def step(self, value: Value) -> Step | None:
+        """What gave a value; None for the image."""
+        return self.steps[value.number - 1] if value.number else None
+
+    def shape_of(self, node: fx.Node) -> Shape:
+        """Of a node's result, without the batch axis."""
+        shape = node.meta["val"].shape[1:]
+        if not all(isinstance(side, int) for side in shape):
+            raise self.refused("the shape of its result depends on the size of the batch; write flatten(1)")
+        return tuple(int(side) for side in shape)
+
+    def value(self, argument: Any, what: str = PRODUCT) -> Value:
+        """The argument, which must be a value of the network."""
+        if not isinstance(argument, Value):
+            raise self.refused(what)
+        return argument
+
+    def constant(self, argument: Any, what: str = PRODUCT) -> Constant:
+        """The argument, which must be a constant: as one, where it is a number."""
+        if isinstance(argument, Value):
+            raise self.refused(what)
+        if isinstance(argument, Constant):
+            return argument
+        return self.constants.literal(argument)
+
+    def refused(self, why: str) -> Refused:
+        """An error that names where it is."""
+        return Refused(f"`{self.name() or 'model'}`: {why}")
+
+    def name(self) -> str:
+        """The module that the node at hand stands in, as its user knows it."""
+        stack = self.node.meta.get("nn_module_stack") if self.node else None
+        path = next(reversed(stack.values()))[0] if stack else ""
+        return "" if path.startswith("_empty") else path
+
+
+def in_order(target: Any, args: list[Any], options: dict[str, Any]) -> list[Any]:
+    """The positional arguments of an operation, those given by name taken out of `options`, and its defaults."""
+    schema = [a for a in target._schema.arguments if not a.kwarg_only]
+    given = list(args)
+    for argument in schema[len(args) :]:
+        default = argument.default_value if argument.has_default_value() else None
+        given.append(options.pop(argument.name, default))
+    return given
+
+
+def flat(value: Any) -> list[Any]:
+    if isinstance(value, Value):
+        return [value]
+    if isinstance(value, dict):
+        return [leaf for item in value.values() for leaf in flat(item)]
+    if isinstance(value, list | tuple | torch.Size):
+        return [leaf for item in value for leaf in flat(item)]
+    return [value]
+
+
+def same_size(a: Any, b: Any) -> bool:
+    """Whether two sizes are the same symbol; a size that was fixed is none."""
+    if isinstance(a, int) or isinstance(b, int):
+        return False
+    return a.node.expr == b.node.expr

@@ -1,0 +1,231 @@
+"""What torch's ways of moving entries become: views, permutations, slices, and everything that copies or pads."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import fx
+
+from lipcert.frozen.capture.arithmetic import halves_of_two_sided, paired, scaled, slices
+from lipcert.frozen.capture.lowering import Batch, Lowering, Value, rule
+from lipcert.frozen.ops.joins import Concatenate
+from lipcert.frozen.ops.moves import Permute, Rearrange, Reshape, Slice
+from lipcert.frozen.ops.pointwise import TwoSided
+from lipcert.frozen.ops.pooling import Sort
+
+
+def reshaped(low: Lowering, value: Value, shape: tuple[int, ...]) -> Value:
+    if value.shape == tuple(shape):
+        return value
+    return low.emit(Reshape, [value], shape)
+
+
+@rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as")
+def reshape(low: Lowering, node: fx.Node, x: Any, *_: Any, **__: Any) -> Value:
+    value, shape = low.value(x), low.shape_of(node)
+    if math.prod(shape) != math.prod(value.shape):
+        raise low.refused("this view mixes the images of a batch; keep the batch as the first axis: flatten(1)")
+    return reshaped(low, value, shape)
+
+
+@rule("alias", "clone", "detach", "contiguous", "lift_fresh_copy", "lift_fresh", "positive")
+def same(low: Lowering, node: fx.Node, x: Any, **_: Any) -> Value:
+    return low.value(x)
+
+
+@rule("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
+def dropout(low: Lowering, node: fx.Node, x: Any, p: float = 0.5, train: bool = True) -> Value:
+    if train and p:
+        raise low.refused("dropout that is on in evaluation is no fixed function; pass `training=self.training`")
+    return low.value(x)
+
+
+@rule("to", "_to_copy", "type_as")
+def convert(low: Lowering, node: fx.Node, x: Any, *_: Any, **__: Any) -> Value:
+    if node.meta["val"].dtype != torch.float64:
+        raise low.refused(f"it converts activations to {node.meta['val'].dtype}; leave the precision to the caller")
+    return low.value(x)
+
+
+@rule("permute", "transpose", "t", "movedim", "swapaxes")
+def permute(low: Lowering, node: fx.Node, x: Any, *args: Any) -> Value:
+    value, rank = low.value(x), len(low.value(x).shape) + 1
+    name = str(node.target).split(".")[1]
+    axes = [a % rank for a in args[0]] if name == "permute" else list(range(rank))
+    if name in ("transpose", "swapaxes", "t"):
+        one, other = (a % rank for a in (args or (0, 1)))
+        axes[one], axes[other] = axes[other], axes[one]
+    if axes[0] != 0:
+        raise low.refused("it moves the axis of the batch")
+    return low.emit(Permute, [value], low.shape_of(node), axes=tuple(a - 1 for a in axes[1:]))
+
+
+@rule("slice")
+def slice_(low: Lowering, node: fx.Node, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Value:
+    value = low.value(x)
+    axis = dim % (len(value.shape) + 1) - 1
+    if axis < 0:
+        if start not in (None, 0) or step != 1 or not (end is None or isinstance(end, Batch) or end >= 2**31):
+            raise low.refused("it takes some images of a batch only")
+        return value
+    entries = range(value.shape[axis])[slice(start, end, step)]
+    if (entries.start, entries.stop, entries.step) == (0, value.shape[axis], 1):
+        return value
+    return low.emit(
+        Slice, [value], low.shape_of(node), axis=axis, start=entries.start, stop=entries.stop, step=entries.step
+    )
+
+
+@rule("select", "narrow")
+def select(low: Lowering, node: fx.Node, x: Any, dim: int, start: int, length: int = 1) -> Value:
+    value = low.value(x)
+    axis = dim % (len(value.shape) + 1) - 1
+    if axis < 0:
+        raise low.refused("it takes one image of a batch only")
+    start %= value.shape[axis]
+    shape = (*value.shape[:axis], length, *value.shape[axis + 1 :])
+    piece = low.emit(Slice, [value], shape, axis=axis, start=start, stop=start + length, step=1)
+    return reshaped(low, piece, low.shape_of(node))
+
+
+@rule("chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split")
+def split(low: Lowering, node: fx.Node, x: Any, sizes: Any, dim: int = 0) -> tuple[Value, ...]:
+    value = low.value(x)
+    axis = dim % (len(value.shape) + 1) - 1
+    if axis < 0:
+        raise low.refused("it splits the batch")
+    return slices(low, value, axis, [int(piece.shape[axis + 1]) for piece in node.meta["val"]])
+
+
+@rule("unbind")
+def unbind(low: Lowering, node: fx.Node, x: Any, dim: int = 0) -> tuple[Value, ...]:
+    value = low.value(x)
+    axis = dim % (len(value.shape) + 1) - 1
+    if axis < 0:
+        raise low.refused("it splits the batch")
+    shape = (*value.shape[:axis], *value.shape[axis + 1 :])
+    return tuple(reshaped(low, piece, shape) for piece in slices(low, value, axis, [1] * value.shape[axis]))
+
+
+@rule("cat", "concat", "concatenate")
+def concatenate(low: Lowering, node: fx.Node, pieces: Any, dim: int = 0) -> Value:
+    shape = low.shape_of(node)
+    axis = dim % (len(shape) + 1) - 1
+    if axis < 0:
+        raise low.refused("it joins batches")
+    values = [low.value(piece, "it joins an activation with a constant, which is in no table") for piece in pieces]
+    if len(values) == 1:
+        return values[0]
+    x = halves_of_two_sided(low, values)
+    if x is not None:
+        return low.emit(TwoSided, [x], shape, {"t": None}, function="relu", axis=axis)
+    return paired(low, values, axis, shape) or low.emit(Concatenate, values, shape, axis=axis)
+
+
+@rule("stack")
+def stack(low: Lowering, node: fx.Node, pieces: Any, dim: int = 0) -> Value:
+    shape = low.shape_of(node)
+    axis = dim % (len(shape) + 1) - 1
+    if axis < 0:
+        raise low.refused("it joins batches")
+    single = (*shape[:axis], 1, *shape[axis + 1 :])
+    values = [reshaped(low, low.value(piece), single) for piece in pieces]
+    return values[0] if len(values) == 1 else low.emit(Concatenate, values, shape, axis=axis)
+
+
+@rule("sort")
+def sort(low: Lowering, node: fx.Node, x: Any, *args: Any, **options: Any) -> tuple[Any, None]:
+    if "stable" in str(node.target):
+        args = args[1:] if args and isinstance(args[0], bool | None) else args
+    dim = options.get("dim", args[0] if args else -1)
+    descending = options.get("descending", args[1] if len(args) > 1 else False)
+    return sorted_along(low, low.value(x), dim, descending), None
+
+
+@rule("topk")
+def topk(low: Lowering, node: fx.Node, x: Any, k: int, dim: int = -1, largest: bool = True, *_: Any) -> tuple[Any, None]:
+    return first_of(low, sorted_along(low, low.value(x), dim, largest), dim, k), None
+
+
+@rule("amax", "amin")
+def amax(low: Lowering, node: fx.Node, x: Any, dim: Any = (), keepdim: bool = False) -> Value:
+    value = low.value(x)
+    axes = dim if isinstance(dim, list | tuple) else [dim]
+    if not axes:
+        raise low.refused("it takes the largest entry of the whole batch")
+    for axis in axes:
+        value = first_of(low, sorted_along(low, value, axis, "amax" in str(node.target)), axis, 1)
+    return reshaped(low, value, low.shape_of(node))
+
+
+@rule("max", "min")
+def largest(low: Lowering, node: fx.Node, x: Any, dim: Any = None, keepdim: bool = False) -> tuple[Any, None]:
+    if dim is None:
+        raise low.refused("it takes the largest entry of the whole batch")
+    value = first_of(low, sorted_along(low, low.value(x), dim, ".max." in str(node.target)), dim, 1)
+    shape = tuple(int(n) for n in node.meta["val"][0].shape[1:])
+    return reshaped(low, value, shape), None
+
+
+def sorted_along(low: Lowering, value: Value, dim: int, descending: bool) -> Value:
+    axis = dim % (len(value.shape) + 1) - 1
+    if axis < 0:
+        raise low.refused("it sorts the images of a batch")
+    return low.emit(Sort, [value], value.shape, axis=axis, descending=bool(descending))
+
+
+def first_of(low: Lowering, value: Value, dim: int, k: int) -> Value:
+    axis = dim % (len(value.shape) + 1) - 1
+    shape = (*value.shape[:axis], k, *value.shape[axis + 1 :])
+    return low.emit(Slice, [value], shape, axis=axis, start=0, stop=k, step=1)
+
+
+@rule(
+    *("expand", "repeat", "tile", "repeat_interleave", "flip", "roll", "index_select", "rot90", "broadcast_to"),
+    *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col", "unfold", "diagonal"),
+    *("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d"),
+    *("replication_pad1d", "replication_pad2d", "replication_pad3d", "_pad_circular"),
+    *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"),
+    *("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d"),
+)
+def rearrange(low: Lowering, node: fx.Node, x: Any, *args: Any, **options: Any) -> Value:
+    """Whatever only moves entries is run once, on the numbers of the entries of one image."""
+    value, shape = low.value(x), low.shape_of(node)
+    numbers = torch.arange(1.0, math.prod(value.shape) + 1, dtype=torch.float64).view(1, *value.shape)
+    fill, name = 0.0, str(node.target).split(".")[1]
+    args, options = on_one_image(args), on_one_image(options)
+    if name in ("pad", "constant_pad_nd"):
+        constant = name == "constant_pad_nd" or (args[1] if len(args) > 1 else options.get("mode", "constant")) == "constant"
+        fill = padding_value(name, args, options) if constant else 0.0
+        moved = torch.nn.functional.pad(numbers, args[0]) if constant else node.target(numbers, *args, **options)  # type: ignore[operator]
+    else:
+        moved = node.target(numbers, *args, **options)  # type: ignore[operator]
+    if tuple(moved.shape) != (1, *shape):
+        raise low.refused(f"`{name}` moves entries between images")
+    index = moved[0].round().long() - 1
+    if bool((index >= 0).all()) and torch.equal(index.flatten(), torch.arange(math.prod(value.shape))):
+        return reshaped(low, value, shape)
+    result = low.emit(Rearrange, [value], shape, {"index": low.constants.literal(index)})
+    if fill:
+        where = low.constants.literal(torch.where(index < 0, fill, 0.0).double())
+        result = scaled(low, result, None, where)
+    return result
+
+
+def on_one_image(arguments: Any) -> Any:
+    """Arguments with the size of the batch replaced by 1, and constants by their values."""
+    if isinstance(arguments, Batch):
+        return 1
+    if isinstance(arguments, dict):
+        return {key: on_one_image(item) for key, item in arguments.items()}
+    if isinstance(arguments, list | tuple):
+        return type(arguments)(on_one_image(item) for item in arguments)
+    return getattr(arguments, "value", arguments)
+
+
+def padding_value(name: str, args: Any, options: Any) -> float:
+    given = args[1:] if name == "constant_pad_nd" else args[2:]
+    value = options.get("value", given[0] if given else 0.0)
+    return float(value or 0.0)

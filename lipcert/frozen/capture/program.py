@@ -1,0 +1,99 @@
+"""What a capture gives: operations whose constants are functions of a module's parameters and buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipcert.frozen.capture import arithmetic, layers, moves
+from lipcert.frozen.capture.constants import Constant
+from lipcert.frozen.capture.export import export
+from lipcert.frozen.capture.lowering import Lowering, Step
+from lipcert.frozen.capture.refusals import Refused
+from lipcert.frozen.operation import Operation, Shape
+
+TABLES = (arithmetic, layers, moves)  # imported for what they register
+
+
+@dataclass(frozen=True)
+class Program:
+    """The operations of a network on images of `shape`, and the function that computes their constants.
+
+    sources    the names of the parameters and buffers that the constants depend on
+    compute    their values to the constants' values
+    steps      the operations: each a class, its plain fields, and for each constant its place among those
+    """
+
+    shape: Shape
+    sources: tuple[str, ...]
+    compute: Callable[..., tuple[Tensor, ...]]
+    steps: tuple[tuple[type[Operation], dict[str, Any], dict[str, int | None]], ...]
+
+    def operations(self, state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> tuple[Operation, ...]:
+        """The operations with constants computed from `state`, the parameters and buffers by name."""
+        values = self.compute(*(state[name] for name in self.sources))
+        if dtype is not None:
+            values = tuple(v.to(dtype) if v.is_floating_point() else v for v in values)
+        return tuple(
+            kind(**fields, **{name: None if at is None else values[at] for name, at in places.items()})
+            for kind, fields, places in self.steps
+        )
+
+    @cached_property
+    def buffers(self) -> frozenset[str]:
+        """The modules that keep running statistics, by name."""
+        owners = (name.rpartition(".") for name in self.sources)
+        return frozenset(owner for owner, _, last in owners if last in ("running_mean", "running_var"))
+
+
+def capture(module: nn.Module, shape: Shape, dtype: torch.dtype) -> Program:
+    """The Program of a module in evaluation mode, whose parameters are in `dtype`, on images of `shape`.
+
+    Raises Refused, naming the layer and the way out, for everything that the table of operations does not know.
+    """
+    exported = export(module, shape, dtype)
+    lowering = Lowering(exported, shape)
+    logits = lowering.run()
+    if len(logits.shape) != 1:
+        raise Refused(f"a network gives logits (K,) for an image, this module gives {logits.shape}: end it with flatten(1)")
+    if logits.number == 0:
+        raise Refused("the module hands its image on and computes nothing")
+    steps = live(lowering.steps, logits.number)
+    needed = list(dict.fromkeys(c for step in steps for c in step.constants.values() if c is not None))
+    place = {id(constant): at for at, constant in enumerate(needed)}
+    compute = lowering.constants.program(needed)
+
+    def places(constants: dict[str, Constant | None]) -> dict[str, int | None]:
+        return {name: None if c is None else place[id(c)] for name, c in constants.items()}
+
+    return Program(
+        tuple(shape),
+        tuple(lowering.constants.sources),
+        compute,
+        tuple(
+            (
+                step.kind,
+                {"inputs": step.inputs, "shape": step.shape, "name": step.name, **step.attributes},
+                places(step.constants),
+            )
+            for step in steps
+        ),
+    )
+
+
+def live(steps: list[Step], last: int) -> list[Step]:
+    """The steps that value `last` depends on, renumbered."""
+    needed = {last}
+    for number in range(last, 0, -1):
+        if number in needed:
+            needed |= set(steps[number - 1].inputs)
+    order = {number: k for k, number in enumerate(sorted(needed | {0}))}
+    return [
+        replace(steps[n - 1], inputs=tuple(order[i] for i in steps[n - 1].inputs)) for n in sorted(needed - {0})
+    ]
+

@@ -1,0 +1,93 @@
+"""The frozen network: what is proved is what runs, is attacked, and is handed out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lipcert.contracts import Norm
+from lipcert.frozen.operation import Operation, Shape
+
+MOST_ENTRIES = 1 << 31  # of one value: more is a mistake, or an attack on the reader
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A plain list of known operations with constant tensors: images of `shape` in [0, 1] to logits (K,).
+
+    Nothing of the module that it was captured from is reachable from it. `norm` is the norm that it is certified in.
+    Calling it evaluates it on a batch (B, *shape) in the precision of its constants: float64, or what `to` made of it.
+    ValueError where operations, constants and shapes do not fit together, or a constant is not finite.
+    """
+
+    shape: Shape
+    operations: tuple[Operation, ...]
+    norm: Norm = Norm.L2
+
+    def __post_init__(self) -> None:
+        shapes: list[Shape] = [self.shape]
+        for number, operation in enumerate(self.operations, 1):
+            where = f"operation {number}, `{operation.name or operation.kind}`"
+            if any(not 0 <= i < number for i in operation.inputs):
+                raise ValueError(f"{where} reads a value that is not there yet")
+            count = len(operation.inputs)
+            if count != operation.arity if operation.arity is not None else count == 0:
+                raise ValueError(f"{where}: {operation.kind} reads {operation.arity or 'at least one'}, not {count}")
+            for name, constant in operation.constants().items():
+                if not bool(constant.isfinite().all()):
+                    raise ValueError(f"{where}: its {name} is not finite")
+            try:
+                shape = operation.result_shape(*(shapes[i] for i in operation.inputs))
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
+            if shape != operation.shape or not 0 < math.prod(shape) < MOST_ENTRIES:
+                raise ValueError(f"{where} gives {shape}, not {operation.shape}")
+            shapes.append(shape)
+        if not self.operations or len(shapes[-1]) != 1:
+            raise ValueError(f"a network gives one vector of logits an image, not {shapes[-1]}")
+
+    @property
+    def classes(self) -> int:
+        return self.operations[-1].shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that it is evaluated in."""
+        constants = (c for operation in self.operations for c in operation.constants().values())
+        return next((c.dtype for c in constants if c.is_floating_point()), torch.float64)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, *shape)."""
+        *_, logits = self._run(images)
+        return logits
+
+    def values(self, images: Tensor) -> list[Tensor]:
+        """The images, and the value of every operation."""
+        return list(self._run(images, keep=True))
+
+    def _run(self, images: Tensor, keep: bool = False) -> Iterator[Tensor]:
+        if tuple(images.shape[1:]) != self.shape:
+            raise ValueError(f"images of shape {self.shape} are due, got {tuple(images.shape[1:])}")
+        last = {i: number for number, operation in enumerate(self.operations, 1) for i in operation.inputs}
+        values: dict[int, Tensor] = {0: images}
+        yield images
+        for number, operation in enumerate(self.operations, 1):
+            value = operation.evaluate(*(values[i] for i in operation.inputs))
+            if value.shape != (len(images), *operation.shape):
+                raise ValueError(f"operation {number}, `{operation.name or operation.kind}`, gave {tuple(value.shape)}")
+            values[number] = value
+            if not keep:
+                for i in set(operation.inputs):
+                    if last[i] == number:
+                        del values[i]
+            yield value
+
+    def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Network:
+        """The same network with its constants in `dtype` (None: as they are) on `device`."""
+        operations = (operation.to(dtype=dtype or self.dtype, device=device) for operation in self.operations)
+        return replace(self, operations=tuple(operations))
+

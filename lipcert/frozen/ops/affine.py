@@ -1,0 +1,202 @@
+"""What all linear operations share, and the entrywise one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lipcert.contracts import Norm
+from lipcert.frozen.arithmetic import Arithmetic
+from lipcert.frozen.operation import UP, Box, Operation, Shape, expect, largest, outward
+
+if TYPE_CHECKING:
+    from lipcert.frozen.lipschitz import Walk
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LinearMap(Operation):
+    """x ↦ Wx + b. A subclass says how W and |W| are applied; the rules of boxes and rounding follow from that."""
+
+    def linear(self, x: Tensor) -> Tensor:
+        """Wx."""
+        raise NotImplementedError
+
+    def magnitudes(self, x: Tensor) -> Tensor:
+        """|W|x."""
+        raise NotImplementedError
+
+    def offset(self) -> Tensor | None:
+        """b, of a shape that broadcasts to the value's; None for 0."""
+        return None
+
+    @property
+    def fan_in(self) -> int:
+        """How many products an entry of the value sums at most."""
+        raise NotImplementedError
+
+    def growth(self, norm: Norm) -> float:
+        """The norm of |W| from above."""
+        raise NotImplementedError
+
+    def input_shape(self) -> Shape:
+        """Of the one input that it fits."""
+        raise NotImplementedError
+
+    def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
+        """Centre ± |W|·radius (Gowal et al., ICCV 2019, §3)."""
+        ((low, high),) = boxes
+        centre, radius = (low + high) / 2, (high - low) / 2
+        middle, reach = self.evaluate(centre), self.magnitudes(radius)
+        if arithmetic.unit:
+            size = self.magnitudes(largest((low, high)) + arithmetic.tiny) + self._offset_size()
+            reach = reach + 16 * arithmetic.gamma(self.fan_in + 4) * size + self._underflow(arithmetic)
+        return middle - reach, middle + reach
+
+    def moved(self, *errors: Tensor) -> Tensor:
+        return self.magnitudes(errors[0]) * UP
+
+    def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
+        """8·γ_{n+2} of |W||x| + |b|: any order of summation, and whatever blocking a library's convolution uses."""
+        (x,) = sizes
+        reach = self.magnitudes(x + arithmetic.tiny) + self._offset_size()
+        flushed = self.magnitudes(torch.full_like(x, arithmetic.tiny))  # inputs that are flushed to zero
+        return (8 * arithmetic.gamma(self.fan_in + 2) * reach + flushed) * UP + self._underflow(arithmetic)
+
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+        """Higham, §3.5: |W| times the input's norm, where `rounded` takes every entry for as large as the largest."""
+        (size,) = lengths
+        growth, offset = self.growth(norm), self.offset()
+        flushed = growth * ones(self.input_shape(), norm) * arithmetic.tiny
+        reach = growth * size + flushed + (0.0 if offset is None else spread(offset, self.shape, norm))
+        below = ones(self.shape, norm) * self._underflow(arithmetic)
+        return (8 * arithmetic.gamma(self.fan_in + 2) * reach + flushed + below) * UP
+
+    def pull_back(self, shape: Shape, weights: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
+        """Wᵀ, by the derivative of `linear`; entries of no weight stay exactly 0."""
+        pulled = transposed(self.linear, shape, weights)
+        size = transposed(self.magnitudes, shape, weights.abs() + errors)
+        terms = math.prod(self.shape) + 2
+        relative = min(16 * (terms * 2.0**-53) / (1 - terms * 2.0**-53), 1.0)
+        below = transposed(self.magnitudes, shape, errors) * UP
+        return pulled, below + relative * size + (size > 0) * 2.0**-1000
+
+    def _underflow(self, arithmetic: Arithmetic) -> float:
+        return 4 * (self.fan_in + 1) * arithmetic.tiny
+
+    def _offset_size(self) -> Tensor | float:
+        offset = self.offset()
+        return 0.0 if offset is None else offset.abs()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Affine(Operation):
+    """x ↦ scale·x + shift, entry by entry, with constants that broadcast to the shape of x.
+
+    A batch normalisation in evaluation is one, and so are sums and products with constants.
+    """
+
+    scale: Tensor | None
+    shift: Tensor | None
+    kind: ClassVar[str] = "affine"
+
+    def evaluate(self, *values: Tensor) -> Tensor:
+        (x,) = values
+        if self.scale is None:
+            return x if self.shift is None else x + self.shift
+        return x * self.scale if self.shift is None else torch.addcmul(self.shift, x, self.scale)
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        for constant in self.constants().values():
+            expect(broadcasts(constant.shape, shapes[0]), f"a constant of {tuple(constant.shape)} widens {shapes[0]}")
+        return shapes[0]
+
+    def slopes(self) -> Tensor:
+        return (torch.ones(()) if self.scale is None else self.scale.abs()).expand(self.shape)
+
+    def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
+        (i,) = self.inputs
+        if self.scale is None:
+            return walk.constant(i, part)
+        before = walk.operation(i)
+        if before is not None and hasattr(before, "scaled_lipschitz"):
+            rows = per_row(self.scale, self.shape, before)
+            if rows is not None:  # both are one linear map, whose norm may be far below the product of theirs
+                return before.scaled_lipschitz(walk, i, part, rows)
+        part = walk.restricted(part, self.scale != 0, self.shape)
+        return walk.product(walk.steepest(self.scale, self.shape, part), walk.constant(i, part))
+
+    def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
+        low, high = (self.evaluate(end) for end in boxes[0])
+        if self.scale is not None:
+            low, high = torch.minimum(low, high), torch.maximum(low, high)
+        if not arithmetic.unit:
+            return low, high
+        return outward(low, high, self.rounded(arithmetic, largest((low, high)), largest(boxes[0])))
+
+    def moved(self, *errors: Tensor) -> Tensor:
+        return errors[0] if self.scale is None else errors[0] * self.scale.abs() * UP
+
+    def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
+        (x,) = sizes
+        steep = torch.ones((), dtype=x.dtype) if self.scale is None else self.scale.abs()
+        reach = (x + arithmetic.tiny) * steep + (0.0 if self.shift is None else self.shift.abs())
+        return (4 * arithmetic.gamma(2) * reach + arithmetic.tiny * steep) * UP + 4 * arithmetic.tiny
+
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+        steep = 1.0 if self.scale is None else float(self.scale.abs().max())
+        flushed = ones(self.shape, norm) * arithmetic.tiny
+        reach = (lengths[0] + flushed) * steep + (0.0 if self.shift is None else spread(self.shift, self.shape, norm))
+        return (4 * arithmetic.gamma(2) * reach + flushed * (steep + 4)) * UP
+
+    def pull_back(self, shape: Shape, weights: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
+        if self.scale is None:
+            return weights, errors
+        pulled, steep = weights * self.scale, self.scale.abs()
+        return pulled, errors * steep * UP + 2.0**-51 * pulled.abs() + ((weights != 0) & (steep > 0)) * 2.0**-1000
+
+
+def per_row(scale: Tensor, shape: Shape, before: Operation) -> Tensor | None:
+    """`scale` as one number an output row of the linear operation before it; None where it is not that."""
+    axis = before.row_axis() if hasattr(before, "row_axis") else 0
+    wide = (1,) * (len(shape) - scale.dim()) + tuple(scale.shape)
+    if any(n != 1 for k, n in enumerate(wide) if k != axis % len(shape)):
+        return None
+    return scale.reshape(-1).expand(shape[axis])
+
+
+def transposed(linear: Any, shape: Shape, weights: Tensor) -> Tensor:
+    """(R, *shape): the adjoint of a linear function of a batch, applied to (R, …)."""
+    with torch.enable_grad():
+        x = torch.zeros((len(weights), *shape), dtype=weights.dtype, requires_grad=True)
+        return torch.autograd.grad(linear(x), x, weights)[0]
+
+
+def spread(entries: Tensor, shape: Shape, norm: Norm) -> float:
+    """The norm, rounded up, of a constant that is broadcast to `shape`."""
+    return length(entries.expand(shape), norm)
+
+
+def length(x: Tensor, norm: Norm) -> float:
+    """The norm of all entries of x, rounded up. Scaled, as squares of 2⁻⁵⁴⁰ are 0."""
+    x = x.detach().flatten().abs()
+    top = float(x.max()) if len(x) else 0.0
+    if norm is Norm.LINF or top == 0 or not math.isfinite(top):
+        return top
+    scaled = x / top
+    return top * float(scaled.norm() if norm is Norm.L2 else scaled.sum()) * (1 + 4 * (len(x) + 4) * 2.0**-53)
+
+
+def broadcasts(constant: Shape, shape: Shape) -> bool:
+    """Whether a constant of one shape broadcasts to another without widening it."""
+    sides = zip(reversed(constant), reversed(shape), strict=False)
+    return len(constant) <= len(shape) and all(n in (1, m) for n, m in sides)
+
+
+def ones(shape: Shape, norm: Norm) -> float:
+    """The norm of a tensor of ones."""
+    count = math.prod(shape)
+    return {Norm.L2: math.sqrt(count) * UP, Norm.LINF: 1.0, Norm.L1: float(count)}[norm]

@@ -1,0 +1,185 @@
+"""Convolutions and transposed convolutions along one to three axes, zero-padded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lipcert import norms
+from lipcert.contracts import Norm
+from lipcert.frozen.operation import Shape, expect
+from lipcert.frozen.ops.affine import LinearMap
+
+if TYPE_CHECKING:
+    from lipcert.frozen.lipschitz import Walk
+
+FORWARD: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Convolution(LinearMap):
+    """Weight (C', C/groups, *kernel), bias (C',): images (C, *size) to (C', *size'). Other padding than with zeros is an
+    operation of its own before it."""
+
+    weight: Tensor
+    bias: Tensor | None
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    kind: ClassVar[str] = "convolution"
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return FORWARD[len(self.size)](x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def operator(self, weight: Tensor, groups: int) -> norms.Operator:
+        return norms.Convolution(weight, self.size, self.stride, self.padding, self.dilation, groups)
+
+    def linear(self, x: Tensor) -> Tensor:
+        return self.apply(x, self.weight, None)
+
+    def magnitudes(self, x: Tensor) -> Tensor:
+        return self.apply(x, self.weight.abs(), None)
+
+    def evaluate(self, *values: Tensor) -> Tensor:
+        return self.apply(values[0], self.weight, self.bias)
+
+    def offset(self) -> Tensor | None:
+        return None if self.bias is None else self.bias.view(-1, *[1] * len(self.size))
+
+    @property
+    def fan_in(self) -> int:
+        return self.weight[0].numel()
+
+    @property
+    def channels(self) -> int:
+        """Of the input, in each group."""
+        return self.weight.shape[1]
+
+    def row_axis(self) -> int:
+        return 0
+
+    def growth(self, norm: Norm) -> float:
+        return float(norms.growth(self.operator(self.weight, self.groups), norm).max())
+
+    def input_shape(self) -> Shape:
+        return (self.channels * self.groups, *self.size)
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        (shape,), axes = shapes, len(self.size)
+        self._check(shape, axes)
+        expect(self.weight.shape[0] % self.groups == 0, f"{self.groups} groups of {self.weight.shape[0]} channels")
+        geometry = zip(self.size, self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
+        sides = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in geometry)
+        expect(min(sides) > 0, f"a kernel of {tuple(self.weight.shape[2:])} does not fit {shape}")
+        return (self.weight.shape[0], *sides)
+
+    def _check(self, shape: Shape, axes: int) -> None:
+        lists = (self.stride, self.padding, self.dilation)
+        expect(axes in FORWARD and self.weight.dim() == axes + 2 and 0 not in self.weight.shape, "no convolution")
+        expect(all(len(values) == axes for values in lists), "a stride, padding or dilation that has not one number an axis")
+        expect(self.groups > 0 and min(self.stride + self.dilation) > 0 and min(self.padding) >= 0, "an impossible geometry")
+        expect(shape == self.input_shape(), f"images of {self.input_shape()} are due, not {shape}")
+        outputs = self.result_channels()
+        expect(self.bias is None or self.bias.shape == (outputs,), "a bias that does not fit its weight")
+
+    def result_channels(self) -> int:
+        return self.weight.shape[0]
+
+    def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
+        return self.scaled_lipschitz(walk, number, part, None)
+
+    def scaled_lipschitz(self, walk: Walk, number: int, part: Tensor | None, rows: Tensor | None) -> Any:
+        """Of the map with its output channels times `rows`, as one; a part counts with all positions of a channel."""
+        blocks = []
+        for group, kept in self._kept(part):
+
+            def operator(group: int = group, kept: Tensor | None = kept) -> norms.Operator:
+                own = self.operator(self._kernel(group, None), 1)
+                scale = None if rows is None else rows.view(self.groups, -1)[group]
+                own = own if scale is None else own.scaled(scale)
+                return own if kept is None else replace(own, weight=self._rows(own.weight, kept))  # type: ignore
+
+            norm = walk.measured(number, group if self.groups > 1 else None, kept, operator, fused=rows is not None)
+            blocks.append((norm, self._needed(walk, group, kept)))
+        return walk.side_by_side(number, blocks)
+
+    def _kept(self, part: Tensor | None) -> list[tuple[int, Tensor | None]]:
+        """The groups that a part lies in, each with the output channels of it that it asks for (None: all)."""
+        if part is None:
+            return [(group, None) for group in range(self.groups)]
+        channels = part.reshape(self.groups, self.result_channels() // self.groups, -1).any(2)
+        return [(g, None if bool(own.all()) else own) for g, own in enumerate(channels) if bool(own.any())]
+
+    def _kernel(self, group: int, kept: Tensor | None) -> Tensor:
+        weight = self.weight.chunk(self.groups)[group] if self.groups > 1 else self.weight
+        return weight if kept is None else self._rows(weight, kept)
+
+    def _rows(self, weight: Tensor, kept: Tensor) -> Tensor:
+        return weight[kept]
+
+    def _columns(self, weight: Tensor) -> Tensor:
+        """The weight as (everything else, input channels)."""
+        return weight.movedim(1, -1).reshape(-1, weight.shape[1])
+
+    def _needed(self, walk: Walk, group: int, kept: Tensor | None) -> Tensor | None:
+        shape = self.input_shape()
+        seen = walk.support(self._columns(self._kernel(group, kept)))
+        if self.groups == 1:
+            return None if seen is None else seen.view(-1, *[1] * len(self.size)).expand(shape)
+        need = torch.zeros(shape, dtype=torch.bool)
+        count = shape[0] // self.groups
+        need[group * count : (group + 1) * count] = (
+            True if seen is None else seen.view(-1, *[1] * len(self.size)).expand(count, *self.size)
+        )
+        return need
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TransposedConvolution(Convolution):
+    """The adjoint of a convolution: weight (C, C'/groups, *kernel), images (C, *size) to (C', *size')."""
+
+    output_padding: tuple[int, ...]
+    kind: ClassVar[str] = "transposed_convolution"
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        transpose = TRANSPOSED[len(self.size)]
+        return transpose(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+
+    def operator(self, weight: Tensor, groups: int) -> norms.Operator:
+        geometry = (self.stride, self.padding, self.dilation, groups, self.output_padding)
+        return norms.TransposedConvolution(weight, self.size, *geometry)
+
+    @property
+    def fan_in(self) -> int:
+        return self.weight.numel() // self.weight.shape[1] // self.groups
+
+    @property
+    def channels(self) -> int:
+        return self.weight.shape[0] // self.groups
+
+    def result_channels(self) -> int:
+        return self.weight.shape[1] * self.groups
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        (shape,), axes = shapes, len(self.size)
+        self._check(shape, axes)
+        expect(len(self.output_padding) == axes and min(self.output_padding) >= 0, "an impossible output padding")
+        limits = zip(self.output_padding, self.stride, self.dilation, strict=True)
+        expect(all(o < max(s, d) for o, s, d in limits), "an output padding of at least the stride and the dilation")
+        lists = (self.size, self.weight.shape[2:], self.stride, self.padding, self.dilation, self.output_padding)
+        sides = tuple((n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, k, s, p, d, o in zip(*lists, strict=True))
+        expect(min(sides) > 0, f"nothing is left of {shape}")
+        return (self.result_channels(), *sides)
+
+    def _rows(self, weight: Tensor, kept: Tensor) -> Tensor:
+        return weight[:, kept]
+
+    def _columns(self, weight: Tensor) -> Tensor:
+        return weight.flatten(1).mT

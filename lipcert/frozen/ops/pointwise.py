@@ -1,0 +1,182 @@
+"""Nonlinear functions applied entry by entry, the same to all entries or with one slope for each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lipcert.contracts import Norm
+from lipcert.frozen.arithmetic import Arithmetic
+from lipcert.frozen.operation import UP, Box, Operation, Shape, expect, largest, outward
+from lipcert.frozen.ops import functions
+from lipcert.frozen.ops.affine import broadcasts, ones
+
+if TYPE_CHECKING:
+    from lipcert.frozen.lipschitz import Walk
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pointwise(Operation):
+    """f(x) in each entry, f one of the functions below."""
+
+    function: str
+    parameters: tuple[float, ...]
+    kind: ClassVar[str] = "pointwise"
+
+    def evaluate(self, *values: Tensor) -> Tensor:
+        return functions.FUNCTIONS[self.function].evaluate(values[0], *self.parameters)
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        functions.check(self.function, self.parameters)
+        return shapes[0]
+
+    def slope(self) -> float:
+        return functions.FUNCTIONS[self.function].slope(*self.parameters) * UP
+
+    def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
+        moved = walk.constant(self.inputs[0], part)
+        return moved if functions.FUNCTIONS[self.function].exact else walk.product(self.slope(), moved)
+
+    def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
+        low, high = functions.bounds_between(self.function, *boxes[0], self.parameters)
+        if not arithmetic.unit or functions.FUNCTIONS[self.function].exact:
+            return low, high
+        return outward(low, high, 2 * self.rounded(arithmetic, largest((low, high)), largest(boxes[0])))
+
+    def moved(self, *errors: Tensor) -> Tensor:
+        exact = functions.FUNCTIONS[self.function].exact
+        return errors[0] if exact else errors[0] * self.slope()
+
+    def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
+        """16 roundings relative to |f(0)| plus the slope times |x|: what well-kept libraries stay far below."""
+        if functions.FUNCTIONS[self.function].exact:
+            return torch.zeros_like(size)
+        reach = self._at_zero() + self.slope() * sizes[0]
+        return arithmetic.gamma(16) * reach * UP + (4 + self.slope()) * arithmetic.tiny
+
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+        if functions.FUNCTIONS[self.function].exact:
+            return 0.0
+        spread = ones(self.shape, norm)
+        reach = self._at_zero() * spread + self.slope() * lengths[0]
+        return (arithmetic.gamma(16) * reach + (4 + self.slope()) * arithmetic.tiny * spread) * UP
+
+    def _at_zero(self) -> float:
+        return abs(functions.value_at(self.function, 0.0, self.parameters))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LeakyReLU(Operation):
+    """x where it is positive, slope·x where it is negative, with a slope for each channel or entry (PReLU)."""
+
+    slope: Tensor
+    kind: ClassVar[str] = "leaky_relu"
+
+    def evaluate(self, *values: Tensor) -> Tensor:
+        (x,) = values
+        return torch.where(x > 0, x, self.slope * x)
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        fits = broadcasts(self.slope.shape, shapes[0])
+        expect(fits, f"slopes of {tuple(self.slope.shape)} widen {shapes[0]}")
+        return shapes[0]
+
+    def steepest(self) -> Tensor:
+        return self.slope.abs().clamp_min(1.0)
+
+    def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
+        return walk.product(walk.steepest(self.steepest(), self.shape, part), walk.constant(self.inputs[0], part))
+
+    def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
+        low, high = boxes[0]
+        ends = (self.evaluate(low), self.evaluate(high))
+        least, most = torch.minimum(*ends), torch.maximum(*ends)
+        least = torch.where((low < 0) & (high > 0), least.clamp_max(0), least)  # a negative slope turns at 0
+        if not arithmetic.unit:
+            return least, most
+        return outward(least, most, 2 * self.rounded(arithmetic, most, largest(boxes[0])))
+
+    def moved(self, *errors: Tensor) -> Tensor:
+        return errors[0] * self.steepest() * UP
+
+    def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
+        steep = self.steepest()
+        return (2 * arithmetic.unit * sizes[0] * steep + (2 + steep) * arithmetic.tiny) * UP
+
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+        steep = float(self.steepest().max())
+        flushed = (2 + steep) * arithmetic.tiny * ones(self.shape, norm)
+        return (2 * arithmetic.unit * steep * lengths[0] + flushed) * UP
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TwoSided(Operation):
+    """x ↦ (f(x), f(x) − x) along `axis`, f the ReLU, t·sigmoid(4x/t) or t·tanh(x/t) (Qian & Wegman, ICLR 2019, §2.3).
+
+    f rises with slope ≤ 1, so that |Δf| + |Δx − Δf| = |Δx|: nonexpansive in l1, l2 and l∞ as a whole, which its halves
+    as two operations are not. `t` broadcasts to the shape of x.
+    """
+
+    function: str
+    t: Tensor | None
+    axis: int
+    kind: ClassVar[str] = "two_sided"
+
+    def evaluate(self, *values: Tensor) -> Tensor:
+        return torch.cat(self.halves(values[0]), self.axis + 1)
+
+    def halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.function == "relu":
+            return x.relu(), (-x).relu()
+        curve = self.curve(x)
+        return curve, curve - x
+
+    def curve(self, x: Tensor) -> Tensor:
+        assert self.t is not None
+        return self.t * (torch.sigmoid(4 * x / self.t) if self.function == "sigmoid" else torch.tanh(x / self.t))
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        (shape,), axis = shapes, self.axis
+        expect(self.function in ("relu", "sigmoid", "tanh"), f"there is no two-sided `{self.function}`")
+        expect(0 <= axis < len(shape), f"axis {axis} of {shape}")
+        if self.function == "relu":
+            expect(self.t is None, "a two-sided ReLU has no t")
+        else:
+            fits = self.t is not None and broadcasts(self.t.shape, shape) and bool((self.t > 0).all())
+            expect(fits, f"a positive t that broadcasts to {shape} is due")
+        return (*shape[:axis], 2 * shape[axis], *shape[axis + 1 :])
+
+    def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
+        if part is not None:
+            first, second = part.chunk(2, self.axis)
+            part = first | second
+        moved = walk.constant(self.inputs[0], part)
+        return moved if self.function == "relu" else walk.product(UP, moved)
+
+    def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
+        low, high = boxes[0]
+        (a, b), (c, d) = self.halves(low), self.halves(high)  # the first half rises, the second falls
+        least, most = torch.cat((a, d), self.axis + 1), torch.cat((c, b), self.axis + 1)
+        if not arithmetic.unit or self.function == "relu":
+            return least, most
+        return outward(least, most, 2 * self.rounded(arithmetic, most, largest(boxes[0])))
+
+    def moved(self, *errors: Tensor) -> Tensor:
+        return torch.cat((errors[0], errors[0]), self.axis + 1) * UP
+
+    def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
+        if self.t is None:
+            return torch.zeros_like(size)
+        t = self.t.expand(self.shape_of_half())
+        once = arithmetic.gamma(32) * (sizes[0] + 2 * t) + (8 + t) * arithmetic.tiny
+        return torch.cat((once, once), self.axis + 1) * UP
+
+    def shape_of_half(self) -> Shape:
+        return (*self.shape[: self.axis], self.shape[self.axis] // 2, *self.shape[self.axis + 1 :])
+
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+        return 0.0 if self.t is None else math.inf

@@ -1,0 +1,111 @@
+"""The recurrent cell that never expands an l2 distance (Qian & Wegman, ICLR 2019, appendix A.4), over a whole sequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lipcert.contracts import Norm
+from lipcert.frozen.arithmetic import Arithmetic
+from lipcert.frozen.operation import UP, Box, Operation, Shape, expect, largest
+from lipcert.frozen.ops.affine import length, ones
+from lipcert.frozen.ops.linear import Linear
+from lipcert.norms import Matrices, growth
+
+if TYPE_CHECKING:
+    from lipcert.frozen.lipschitz import Walk
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Recurrent(Operation):
+    """(x₁ … x_T) ↦ (y₁ … y_T, h_T) with s_t = two-sided ReLU(W[x_t; h_{t−1}] + b), y_t = cos·s_t, h_t = sin·s_t, h₀ = 0.
+
+    (T, n) to (T + 1, 2·hidden), weight (hidden, n + 2·hidden). `cos` and `sin` are one number each, of magnitude 1 at
+    most together.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    cos: Tensor
+    sin: Tensor
+    kind: ClassVar[str] = "recurrent"
+
+    def evaluate(self, *values: Tensor) -> Tensor:
+        return unrolled(values[0], self.weight, self.bias, self.cos, self.sin)
+
+    def result_shape(self, *shapes: Shape) -> Shape:
+        hidden, width = self.weight.shape if self.weight.dim() == 2 else (0, 0)
+        fits = len(shapes[0]) == 2 and hidden > 0 and shapes[0][1] == width - 2 * hidden
+        expect(fits, f"a weight of {tuple(self.weight.shape)} on {shapes[0]}")
+        expect(self.bias is None or self.bias.shape == (hidden,), "a bias that does not fit its weight")
+        expect(self.cos.numel() == self.sin.numel() == 1, "one cosine and one sine are due")
+        return (shapes[0][0] + 1, 2 * hidden)
+
+    def _turn(self) -> float:
+        return float(torch.hypot(self.cos, self.sin).max()) * UP
+
+    def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
+        """A step multiplies the square of how far its input and its state moved by at most (σ·√(cos² + sin²))², σ the norm
+        of W, and leaves the earlier outputs alone: max(1, σ·√…)^T over T steps."""
+        if walk.norm is not Norm.L2:
+            raise ValueError(f"`{self.name or self.kind}`: a recurrent cell has a Lipschitz rule in l2 alone")
+        step = walk.product(walk.measured(number, None, None, lambda: Matrices(self.weight[None])), self._turn())
+        gains = [walk.most([1.0, step])] * (self.shape[0] - 1)
+        return walk.product(*gains, walk.constant(self.inputs[0]))
+
+    def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
+        """Step by step, with the boxes of a linear layer."""
+        low, high = boxes[0]
+        width = self.weight.shape[0]
+        layer = Linear(inputs=(0,), shape=(width,), weight=self.weight, bias=self.bias)
+        state = (low.new_zeros(len(low), 2 * width), low.new_zeros(len(low), 2 * width))
+        ends: list[Box] = []
+        for step in range(low.shape[1]):
+            seen = (torch.cat((low[:, step], state[0]), 1), torch.cat((high[:, step], state[1]), 1))
+            a, b = layer.box(arithmetic, seen)
+            s = torch.cat((a.relu(), (-b).relu()), 1), torch.cat((b.relu(), (-a).relu()), 1)
+            ends.append(self._times(arithmetic, self.cos, s))
+            state = self._times(arithmetic, self.sin, s)
+        least, most = (torch.stack(column, 1) for column in zip(*ends, state, strict=True))
+        return least, most
+
+    def _times(self, arithmetic: Arithmetic, factor: Tensor, box: Box) -> Box:
+        one, other = factor * box[0], factor * box[1]
+        wider = 4 * arithmetic.unit * largest((one, other)) + 4 * arithmetic.tiny
+        return torch.minimum(one, other) - wider, torch.maximum(one, other) + wider
+
+    def moved(self, *errors: Tensor) -> Tensor:
+        """In norm: no entry moves farther than the whole."""
+        matrix = float(growth(Matrices(self.weight[None]), Norm.L2).max())
+        gain = max(1.0, matrix * self._turn()) ** (self.shape[0] - 1)
+        total = errors[0].flatten(1).sum(1).view(-1, 1, 1)
+        return (total * gain * UP).expand(-1, *self.shape)
+
+    def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
+        reach = self.rounded_in_norm(arithmetic, Norm.L2, length(sizes[0], Norm.L2))
+        return torch.full_like(size, reach)
+
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+        """Every step adds the rounding of its product and of its scaling, and carries on what came before."""
+        steps, n = self.shape[0] - 1, self.weight.shape[1]
+        matrix = float(growth(Matrices(self.weight[None]), Norm.L2).max())
+        gain = max(1.0, matrix * self._turn()) ** steps
+        bias = 0.0 if self.bias is None else length(self.bias, Norm.L2)
+        reach = gain * (lengths[0] + steps * bias)
+        below = 8 * (n + 2) * arithmetic.tiny * (1 + matrix) * ones(self.shape, Norm.L2)
+        local = 8 * arithmetic.gamma(n + 6) * (matrix * reach + bias + reach) + below
+        return gain * steps * local * UP
+
+
+def unrolled(x: Tensor, weight: Tensor, bias: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+    """The sequence (B, T, n) through the cell, from a zero state: (B, T + 1, 2·hidden), outputs and last state."""
+    state, outputs = x.new_zeros(x.shape[0], 2 * weight.shape[0]), []
+    for step in x.unbind(1):
+        z = torch.nn.functional.linear(torch.cat((step, state), 1), weight, bias)
+        s = torch.cat((z.relu(), (-z).relu()), 1)
+        outputs.append(cos * s)
+        state = sin * s
+    return torch.stack([*outputs, state], 1)

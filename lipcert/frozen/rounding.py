@@ -1,0 +1,80 @@
+"""By how much the logits that are computed differ at most from those in real arithmetic, over all images in [0, 1].
+
+Two bounds of each value are carried along, and the smaller one counts. Entry by entry errors grow by |W|, which is
+tight for shallow networks and vacuous for deep ones; in norm they grow by ‖W‖, like every other movement.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lipcert.frozen.arithmetic import FLOAT64, Arithmetic
+from lipcert.frozen.boxes import all_boxes
+from lipcert.frozen.lipschitz import Walk, up
+from lipcert.frozen.network import Network
+from lipcert.frozen.operation import UP, largest
+from lipcert.frozen.ops.affine import length, ones
+
+SLACK = 1e-6  # by which the value at the centre, a computed one, is taken for larger than it is; checked afterwards
+
+
+class _ErrorWalk(Walk):
+    """How far computed values are from exact ones: the image is exact, and each operation adds its own rounding."""
+
+    def __init__(self, walk: Walk):
+        super().__init__(walk.network, walk.norm, walk.measure)
+        self.norms = walk.norms
+        self.entries: list[Tensor] = [torch.zeros(walk.shapes[0], dtype=torch.float64)]
+        self.in_norm: list[float] = [0.0]
+
+    def start(self, part: Tensor | None) -> float:
+        return 0.0
+
+    def checked(self, value: int, constant: float, part: Tensor | None) -> float:
+        entries = self.entries[value] if part is None else self.entries[value][part]
+        return up(constant + min(length(entries, self.norm), self.in_norm[value]))
+
+    def behind_a_split(self, parts: dict[int, Tensor]) -> list[float]:
+        return []  # what was rounded since the split is not in proportion to what the split moves
+
+
+def rounding(network: Network, walk: Walk, arithmetic: Arithmetic = FLOAT64) -> Tensor:
+    """(K,) bounds of |computed − exact| for each logit; infinite where the arithmetic may overflow.
+
+    `walk` is the network's walk of proved constants.
+    """
+    zero = torch.zeros(1, *network.shape, dtype=torch.float64)
+    boxes, centre = all_boxes(network, zero, zero + 1, FLOAT64), network.values(zero + 0.5)
+    half = 0.5 * ones(network.shape, walk.norm)
+    errors, sizes, lengths, in_norm = [zero], [zero + 1], [2 * half], [0.0]
+    walk_of_errors = _ErrorWalk(walk)
+    for number, operation in enumerate(network.operations, 1):
+        inputs = operation.inputs
+        far = walk.constant(number) * half
+        near = (centre[number].abs() + far) * (1 + SLACK) + 2.0**-900
+        widest = largest(boxes[number])
+        moved = operation.moved(*(errors[i] for i in inputs))
+        reach = [sizes[i] + errors[i] for i in inputs]
+        size = torch.minimum(near, widest)
+        own = operation.rounded(arithmetic, size, *reach).expand_as(size)
+        if not bool(((moved + own) <= SLACK * near).all()):  # the centre's own error is not small beside it
+            near, size = torch.full_like(near, math.inf), widest
+            own = operation.rounded(arithmetic, size, *reach).expand_as(size)
+        of_norm = operation.rounded_in_norm(arithmetic, walk.norm, *(lengths[i] + in_norm[i] for i in inputs))
+        walk_of_errors.entries.append(own[0])
+        walk_of_errors.in_norm.append(of_norm if of_norm == of_norm else math.inf)
+        error = walk_of_errors.constant(number)
+        entrywise = ((moved + own) * UP).clamp_max(error)
+        total = min(error, length(entrywise[0], walk.norm))
+        middle = (length(centre[number][0], walk.norm) + far) * (1 + SLACK) + 2.0**-900
+        errors.append(entrywise)
+        sizes.append(size)
+        lengths.append(min(middle if total <= SLACK * middle else math.inf, length(size[0], walk.norm)))
+        in_norm.append(total)
+    logits = torch.eye(network.classes, dtype=torch.bool)
+    single = [walk_of_errors.constant(len(network.operations), mask) for mask in logits]
+    bound = torch.minimum(errors[-1][0], torch.tensor(single, dtype=torch.float64))
+    return bound.nan_to_num(math.inf, posinf=math.inf)

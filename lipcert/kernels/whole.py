@@ -1,0 +1,36 @@
+"""Functions that a capture keeps as one operation, because its parts would lose what is known of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+
+LIBRARY = torch.library.Library("lipcert", "FRAGMENT")
+
+
+def kept_whole(schema: str, shape: Callable[..., Any] | None = None) -> Callable[[Callable], Callable]:
+    """Decorates the function that `schema` describes, such as "double(Tensor x) -> Tensor".
+
+    Called while torch.export captures a network, it is recorded as the one operation `lipcert::double`; called
+    otherwise, it is the plain function, at no cost. `shape` gives an empty result of the right shape, for functions that
+    can't run on tensors without values.
+    """
+    name = schema.partition("(")[0]
+
+    def decorate(function: Callable) -> Callable:
+        LIBRARY.define(schema)
+        LIBRARY.impl(name, function, "CompositeImplicitAutograd" if shape is None else "CompositeExplicitAutograd")
+        if shape is not None:
+            torch.library.register_fake(f"lipcert::{name}", shape, lib=LIBRARY)
+        operation = getattr(torch.ops.lipcert, name)
+
+        @wraps(function)
+        def call(*arguments: Any) -> Any:
+            return operation(*arguments) if torch.compiler.is_exporting() else function(*arguments)
+
+        return call
+
+    return decorate

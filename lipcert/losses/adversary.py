@@ -1,0 +1,28 @@
+"""How a model in training is handed to an adversary: an attack takes a callable without modes or parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Yields `model` as a callable from images (B, C, H, W) to logits (B, K), in evaluation mode and without gradients
+    of its parameters. Afterwards, also after an exception, every module is back in its own mode and every parameter
+    has its own `requires_grad`.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    try:
+        model.eval()
+        for p in trainable:
+            p.requires_grad_(False)
+        yield model
+    finally:
+        for p in trainable:
+            p.requires_grad_(True)
+        for module, mode in modes:  # parents come first, so that each child ends in its own mode
+            module.train(mode)

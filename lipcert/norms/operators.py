@@ -1,0 +1,113 @@
+"""What bounds and estimates need to know of a linear map, and matrices as such a map.
+
+Convolutions are in `convolution_operators`. Each operator is `groups` maps side by side (one, except for branches and
+grouped convolutions), and has one norm a group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from torch import Tensor
+
+from lipcert.contracts import Norm
+from lipcert.norms.matrix import largest_row_sum, matrix_norm
+from lipcert.norms.power import MatrixStep, normalised
+from lipcert.norms.rounding import times_up
+
+
+class Operator(Protocol):
+    """x ↦ (W_g x_g)_g, linear. ValueError from any method where the fields describe no such map."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The parameters, in their own precision."""
+
+    @property
+    def groups(self) -> int:
+        """The number G of maps side by side."""
+
+    @property
+    def domain(self) -> tuple[int, ...]:
+        """The shape of one input, whose first axis is divided among the groups."""
+
+    @property
+    def fan_in(self) -> int:
+        """The number of products that an output sums, at most."""
+
+    def matrices(self) -> Tensor:
+        """The weight in float64 as (G, m, n): what is applied at each position, or, if transposed, its adjoint."""
+
+    def tiles(self) -> int:
+        """The number of positions that share an entry: the l2 norms are at most √tiles times those of `matrices`."""
+
+    def scaled(self, rows: Tensor) -> Operator:
+        """The same map with its output channels (or features) multiplied by `rows`, one number each."""
+
+    def norms(self, norm: Norm) -> Tensor:
+        """The operator norms (G,) in `norm`: proved upper bounds in float64, inf for a weight that is not finite."""
+
+    def apply(self, u: Tensor) -> Tensor:
+        """The images of a batch (B, *domain)."""
+
+    def transpose(self, v: Tensor) -> Tensor:
+        """The adjoint of `apply`: (B, *domain), of a batch in the shape of its images."""
+
+    def power_step(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """(‖W_g u_g‖₂ (G,), differentiable in the weight; the u of the next step), for u of shape `domain` with each
+        group's part of length 1. The lengths are never above the l2 norms, rounding aside."""
+
+
+def growth(operator: Operator, norm: Norm) -> Tensor:
+    """What the map |W| of magnitudes does to lengths at most, which the rounding errors of a product grow by: (G,).
+
+    In l1 and l_inf these are the operator norms themselves; in l2, ‖|W|‖₂ ≤ √(‖W‖₁·‖W‖_∞) (Higham, *Accuracy and
+    Stability of Numerical Algorithms*, §6.2).
+    """
+    if norm is Norm.L2:
+        return times_up(operator.norms(Norm.L1).sqrt(), operator.norms(Norm.LINF).sqrt())
+    return operator.norms(norm)
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """One matrix a group, on vectors (G, n): `weight` is (G, m, n)."""
+
+    weight: Tensor
+
+    @property
+    def groups(self) -> int:
+        return len(self.weight)
+
+    @property
+    def domain(self) -> tuple[int, ...]:
+        return (self.groups, self.weight.shape[-1])
+
+    @property
+    def fan_in(self) -> int:
+        return self.weight.shape[-1]
+
+    def matrices(self) -> Tensor:
+        return self.weight.detach().double()
+
+    def tiles(self) -> int:
+        return 1
+
+    def scaled(self, rows: Tensor) -> Matrices:
+        return replace(self, weight=self.weight * rows.view(self.groups, -1, 1))
+
+    def norms(self, norm: Norm) -> Tensor:
+        if norm is Norm.L2:
+            return matrix_norm(self.weight)
+        return largest_row_sum(self.weight if norm is Norm.LINF else self.weight.mT)
+
+    def apply(self, u: Tensor) -> Tensor:
+        return (self.weight @ u[..., None])[..., 0]
+
+    def transpose(self, v: Tensor) -> Tensor:
+        return (self.weight.mT @ v[..., None])[..., 0]
+
+    def power_step(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        sigma, back = MatrixStep.apply(self.weight, u.clone()[..., None])
+        return sigma, normalised(back[..., 0])
