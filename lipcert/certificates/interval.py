@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lipcert.bounds import worst_margins
-from lipcert.certificates.last_layer import LastLayer, split
-from lipcert.certificates.margin import Margin, norm_of
+from lipcert.certificates.pairwise import Pairwise
 from lipcert.contracts import BoundCertificate, Kind, Norm, Verdict
+from lipcert.frozen import Network
+from lipcert.frozen.arithmetic import FLOAT64
+from lipcert.frozen.boxes import worst_margins
+from lipcert.frozen.network import required
 
 
 class Interval:
@@ -20,7 +22,7 @@ class Interval:
 
     Every step of the search is a proof at its eps, which the Lipschitz bound carries further in both directions: a
     margin of M there still stands M/(speed of y_t − y_j) further out. Zhang et al., ICML 2021, §5; the boxes are those
-    of Gowal et al., ICCV 2019. ValueError where the classifier isn't certified in l_inf, or isn't head(features(x)).
+    of Gowal et al., ICCV 2019. ValueError where the network isn't certified in l_inf.
     """
 
     kind = Kind.PROOF
@@ -30,19 +32,18 @@ class Interval:
             raise ValueError(f"`certificate.tolerance` must be positive, got {tolerance}")
         self.tolerance = tolerance
 
-    def __call__(self, model: nn.Module, shape: tuple[int, ...]) -> BoundCertificate:
-        if norm_of(model) is not Norm.LINF:
-            raise ValueError(f"`certificate=interval` proves l_inf radii, this model is for {norm_of(model)}")
-        features, head = split(model, shape, "interval")
-        lipschitz = (LastLayer() if isinstance(head, nn.Linear) else Margin())(model, shape)
+    def __call__(self, network: Network) -> BoundCertificate:
+        if required(network).norm is not Norm.LINF:
+            raise ValueError(f"`certificate=interval` proves l_inf radii, this model is for {network.norm}")
+        lipschitz = Pairwise()(network)
         pairs: Any = lipschitz.pairs
-        unit = 2.0**-53
+        unit = FLOAT64.unit
 
         def prove(x: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
             """How much further than eps is still proved; how much less would be, at most, where negative."""
             reach = eps.view(-1, *[1] * (x.dim() - 1)) + 2 * unit  # of x ± eps, which rounds once
             low, high = (x - reach).clamp(0, 1), (x + reach).clamp(0, 1)
-            margins = worst_margins(features, head, low, high, labels, unit)
+            margins = worst_margins(network.on(x.device), low, high, labels, FLOAT64)
             speed = pairs.to(margins)[labels]
             ahead = (margins / speed).scatter(1, labels[:, None], torch.inf).amin(1)
             return (ahead * (1 - 1e-12)).nan_to_num(-1.0, neginf=-1.0)

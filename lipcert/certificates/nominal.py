@@ -6,11 +6,13 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from lipcert.bounds.gradients import Steepness, steepness
 from lipcert.contracts import BoundCertificate, Kind, Norm, Verdict
+from lipcert.frozen import Network
+from lipcert.frozen.gradients import Steepness, steepness
+from lipcert.frozen.network import required
 
 
 class Nominal:
@@ -31,13 +33,13 @@ class Nominal:
     def __init__(self, by: Literal["loss", "jacobian", "rows"] = "loss"):
         self.by = by
 
-    def __call__(self, model: nn.Module, shape: tuple[int, ...]) -> BoundCertificate:
-        if (norm := Norm(getattr(model, "norm", Norm.L2))) is not Norm.L2:
+    def __call__(self, network: Network) -> BoundCertificate:
+        if (norm := required(network).norm) is not Norm.L2:
             raise ValueError(f"`certificate=nominal` looks at gradients in l2, this model is certified in {norm}")
         steepest: dict[str, float] = {}
 
         def observe(x: Tensor, labels: Tensor) -> Steepness:
-            seen = steepness(model, x, labels)
+            seen = steepness(network.on(x.device), x, labels)
             for key, value in zip(("loss", "jacobian", "rows"), seen[1:], strict=True):
                 steepest[key] = max(steepest.get(key, 0.0), float(value.max()))
             return seen
@@ -45,7 +47,7 @@ class Nominal:
         def judge(x: Tensor, labels: Tensor) -> Verdict:
             if not steepest:
                 raise ValueError("`certificate=nominal` rests on images that it has observed, and it has seen none")
-            logits = model(x)
+            logits = network.on(x.device)(x)
             own = logits.gather(1, labels[:, None])
             margin = (own - logits.scatter(1, labels[:, None], -torch.inf)).amin(1)
             if self.by == "loss":

@@ -1,37 +1,103 @@
-"""Radius = min_i (y_t − y_i) / M_ti, where M_ti bounds how fast y_t − y_i moves: what all margin certificates share."""
+"""The pairwise certificate: each margin over how fast that very difference of two logits can move."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lipcert.contracts import Verdict
+from lipcert.contracts import BoundCertificate, Kind, Verdict
+from lipcert.frozen import Network
+from lipcert.frozen.lipschitz import Measure, Walk, proved
+from lipcert.frozen.network import required
+from lipcert.frozen.pairs import BOUNDS, PairBounds, pair_bounds
+from lipcert.frozen.report import ClaimedWalk, layer_rows
+from lipcert.frozen.rounding import rounding
 
 
-def pairwise_judge(
-    model: Callable[[Tensor], Tensor], pairs: Tensor, error: float
-) -> Callable[[Tensor, Tensor], Verdict]:
-    """Verdicts from a (K, K) matrix of pairwise Lipschitz constants and the l2 rounding error of the logits.
+class Pairwise:
+    """Radius min_i (y_t − y_i)/M_ti, M_ti a bound of how fast y_t − y_i moves: of the `bounds` named, the smallest that
+    applies to the pair.
 
-    Each logit is off by at most `error`, so a margin shrinks by 2·error; the two operations on it round down. An image
-    whose prediction is wrong, or whose logits are not finite, has radius 0.
+    "vector"  √2·L in l2, 2·L in l∞, where the logits as one vector are L-Lipschitz (Tsuzuku et al., NeurIPS 2018, Prop. 1);
+    "logits"  L_t + L_i, where each logit has its own constant (2 for L = 1: Qian & Wegman, ICLR 2019, §2.1);
+    "rows"    L·‖w_t − w_i‖, the rows of the last linear layer over the constant of what it sees (Prop. 2).
+
+    The report says for how many pairs each of them is the smallest.
+    """
+
+    kind = Kind.PROOF
+    measure: Measure = staticmethod(proved)
+
+    def __init__(self, bounds: Sequence[str] = BOUNDS):
+        if not bounds or set(bounds) - set(BOUNDS):
+            raise ValueError(f"`certificate.bounds` must be some of {', '.join(BOUNDS)}, got {list(bounds)}")
+        self.bounds = tuple(bounds)
+
+    def __call__(self, network: Network) -> BoundCertificate:
+        walk = Walk(required(network), network.norm, self.measure)
+        found = pair_bounds(walk, self.bounds)
+        pairs = found.smallest(self.bounds)
+        claimed = pair_bounds(claimed_walk(walk), self.bounds)
+        report = bound_report(found, claimed, self.bounds, layer_rows(walk))
+        judge = pairwise_judge(network, pairs, rounding(network, walk))
+        return BoundCertificate(self.kind, network.norm, judge, report, pairs)
+
+
+def claimed_walk(walk: Walk) -> Walk:
+    """The same walk by what the layers' schemes promise; what was measured is not measured again."""
+    claimed = ClaimedWalk(walk.network, walk.norm, walk.measure)
+    claimed.norms = walk.norms
+    return claimed
+
+
+def bound_report(
+    measured: PairBounds, claimed: PairBounds, bounds: Sequence[str], rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The bounds with the layers' real norms, what their schemes promise, and by how much the first enlarges radii."""
+    pairs, promised = measured.smallest(bounds), claimed.smallest(bounds)
+    moving = pairs > 0
+    slack = torch.tensor([row.get("gram_slack", 1.0) for row in rows], dtype=torch.float64).prod()
+    return {
+        "lipschitz_bound": measured.of_vector,
+        "lipschitz_of_logits": float(measured.of_logits.max()),
+        "lipschitz_of_pairs": float(pairs.max()),
+        "smallest_bound": measured.winners(bounds),
+        "lipschitz_by_construction": claimed.of_vector,
+        "enlargement": float((promised[moving] / pairs[moving]).max()) if bool(moving.any()) else 1.0,
+        "gram_slack": float(slack),
+        "layers": rows,
+    }
+
+
+def pairwise_judge(network: Network, pairs: Tensor, errors: Tensor) -> Callable[[Tensor, Tensor], Verdict]:
+    """Verdicts from a (K, K) matrix of pairwise constants and bounds (K,) of each logit's rounding error.
+
+    A margin shrinks by the errors of its two logits, and the operations on it round down. An image whose prediction is
+    wrong, or whose logits are not finite, has radius 0.
     """
 
     def judge(x: Tensor, labels: Tensor) -> Verdict:
-        logits = model(x)
+        logits = network.on(x.device)(x)
         own = logits.gather(1, labels[:, None])
         is_label = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, labels[:, None], True)
         margins = own - logits
         margin = margins.masked_fill(is_label, torch.inf).amin(1)
-        slopes = pairs.to(logits)[labels]
-        proven = (margins - 2 * error) * (1 - 8 * torch.finfo(logits.dtype).eps)
-        ratio = torch.where(
-            slopes > 0, proven / slopes, torch.where((slopes == 0) & (proven > 0), torch.inf, -torch.inf)
-        )
+        slopes, lost = pairs.to(logits)[labels], errors.to(logits)
+        unit = torch.finfo(logits.dtype).eps
+        proven = (margins - (lost[labels][:, None] + lost) * (1 + 4 * unit)) * (1 - 8 * unit)
+        ratio = torch.where(slopes > 0, proven / slopes, torch.where(proven > 0, torch.inf, -torch.inf))
         radius = ratio.masked_fill(is_label, torch.inf).amin(1).clamp_min(0).nan_to_num(0.0, posinf=torch.inf)
-        correct = (logits.argmax(1) == labels) & logits.isfinite().all(1)
-        return Verdict(logits.argmax(1), margin, torch.where(correct & (margin > 0), radius, 0.0))
+        correct = (logits.argmax(1) == labels) & finite_enough(logits, labels)
+        return Verdict(logits.argmax(1), margin, torch.where(correct & (margin > 0), radius * (1 - 4 * unit), 0.0))
 
     return judge
+
+
+def finite_enough(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether the label's logit is finite, and no other is NaN or +∞. A logit of −∞ is that of a class that a
+    nearest-neighbour classifier has no image of."""
+    own = logits.gather(1, labels[:, None])[:, 0]
+    return own.isfinite() & (logits < torch.inf).all(1)

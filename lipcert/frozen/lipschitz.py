@@ -6,6 +6,7 @@ entries of its inputs a part needs, and how much it gains over them. Branches ar
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -48,6 +49,7 @@ class Walk:
         self.shapes = (network.shape, *(operation.shape for operation in network.operations))
         self.known: dict[tuple[int, bytes | None], Any] = {}
         self.norms: dict[tuple, Any] = {}
+        self.root, self.needed = 0, torch.zeros(())
 
     # ---- the walk
 
@@ -57,8 +59,8 @@ class Walk:
             if not bool(part.any()):
                 return 0.0
             part = None if bool(part.all()) else part
-        if value == 0:
-            return self.start(part)
+        if value <= self.root:
+            return self.at_root(value, part)
         key = (value, None if part is None else part.numpy().tobytes())
         if key not in self.known:
             self.known[key] = self.checked(value, self.network.operations[value - 1].lipschitz(self, value, part), part)
@@ -67,6 +69,21 @@ class Walk:
     def start(self, part: Tensor | None) -> Any:
         """Of the image."""
         return 1.0
+
+    def at_root(self, value: int, part: Tensor | None) -> Any:
+        """Of the value that the walk ends at: the image, or for a relative walk an earlier value of the network."""
+        if self.root == 0:
+            return self.start(part)
+        if value < self.root:
+            raise Bypassed
+        self.needed |= True if part is None else part
+        return 1.0
+
+    def relative(self, root: int) -> Walk:
+        """The same walk over an earlier value instead of the image; it notes in `needed` which entries it came to."""
+        walk = copy.copy(self)
+        walk.root, walk.known, walk.needed = root, {}, torch.zeros(self.shapes[root], dtype=torch.bool)
+        return walk
 
     def checked(self, value: int, constant: Any, part: Tensor | None) -> Any:
         operation = self.network.operations[value - 1]
@@ -96,7 +113,7 @@ class Walk:
         of what each moves over it. Empty where there is no such split."""
         splits = [k for k, o in enumerate(self.network.operations[: min(parts)], 1) if isinstance(o, Split)]
         for split in reversed(splits):
-            relative = [Relative(self, split) for _ in parts]
+            relative = [self.relative(split) for _ in parts]
             try:
                 gains = [walk.constant(v, part) for walk, (v, part) in zip(relative, parts.items(), strict=True)]
             except Bypassed:
@@ -223,20 +240,3 @@ def up(bound: float) -> float:
 
 class Bypassed(Exception):
     """A part depends on something else than the value that it is looked at from."""
-
-
-class Relative(Walk):
-    """How fast parts move over one earlier value, whose needed entries it notes."""
-
-    def __init__(self, walk: Walk, root: int):
-        super().__init__(walk.network, walk.norm, walk.measure)
-        self.norms, self.root = walk.norms, root
-        self.needed = torch.zeros(self.shapes[root], dtype=torch.bool)
-
-    def constant(self, value: int, part: Tensor | None = None) -> Any:
-        if value < self.root and (part is None or bool(part.any())):
-            raise Bypassed
-        if value == self.root:
-            self.needed |= True if part is None else part
-            return 1.0
-        return super().constant(value, part)

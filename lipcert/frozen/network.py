@@ -86,8 +86,24 @@ class Network:
                         del values[i]
             yield value
 
+    def on(self, device: torch.device | str) -> Network:
+        """The network on a device; copied there once."""
+        copies: dict[str, Network] = self.__dict__.setdefault("_copies", {})
+        if torch.device(device) == torch.device("cpu"):
+            return self
+        if str(device) not in copies:
+            copies[str(device)] = self.to(device=device)
+        return copies[str(device)]
+
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Network:
         """The same network with its constants in `dtype` (None: as they are) on `device`."""
         operations = (operation.to(dtype=dtype or self.dtype, device=device) for operation in self.operations)
         return replace(self, operations=tuple(operations))
 
+
+
+def required(network: object) -> Network:
+    """The argument, where it is a frozen network; TypeError, with the way out, for anything else."""
+    if not isinstance(network, Network):
+        raise TypeError(f"a frozen network is due (`lipcert.freeze` makes one), got {type(network).__name__}")
+    return network

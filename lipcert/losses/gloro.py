@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipcert.bounds import Estimate
+from lipcert.frozen.training import Estimate
 
 
 class GloRo(nn.Module):
@@ -17,7 +17,7 @@ class GloRo(nn.Module):
 
     With `weight` 1 this is the paper's cross-entropy over y and y_⊥ together; other weights are its TRADES form, whose
     KL divergence from the softmax without ⊥ to the one with it is that logarithm. K is the estimate of
-    `bounds.Estimate`. A schedule may drive `eps` and `weight`.
+    `frozen.training.Estimate`. A schedule may drive `eps` and `weight`.
     """
 
     def __init__(self, *, num_classes: int, eps: float, weight: float = 1.0):

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipcert.bounds import worst_margins
+from lipcert.frozen.arithmetic import EXACT
+from lipcert.frozen.boxes import worst_margins
+from lipcert.frozen.training import Captured
+from lipcert.losses.adversary import evaluating
 
 
 class IBP(nn.Module):
@@ -16,7 +20,8 @@ class IBP(nn.Module):
     (l_inf, pixels), M_t = 0, the last linear layer joined with that difference.
 
     `kappa` weights the natural loss, as in Zhang et al., ICML 2021 (their code's `--kappa` is 1 − kappa). A schedule
-    may drive `eps` and `kappa`. ValueError where the model has no `enclosure` to propagate from.
+    may drive `eps` and `kappa`. Normalisations in training mode count with the clean batch's statistics, in the boxes
+    too. ValueError where the model has no `enclosure` to propagate from, or can't be captured.
     """
 
     def __init__(self, *, num_classes: int, eps: float, kappa: float = 0.5):
@@ -25,16 +30,26 @@ class IBP(nn.Module):
             raise ValueError(f"`loss.eps` must be at least 0 and `loss.kappa` in [0, 1], got {eps} and {kappa}")
         self.eps, self.kappa = eps, kappa
 
-    def prepare(self, model: nn.Module, input_shape: tuple[int, ...]) -> None:
+    def prepare(self, model: Any, input_shape: tuple[int, ...]) -> None:
         if not hasattr(model, "enclosure"):
             raise ValueError(
                 "`loss=ibp` needs a model that can be propagated through, such as linf_dist_mlp or ibp_convnet; "
                 f"{type(model).__name__} has no `enclosure`"
             )
+        parameter = next(model.parameters())
+        images = torch.zeros(2, *input_shape, dtype=parameter.dtype, device=parameter.device)
+        with evaluating(model):
+            z, _, _ = model.enclosure(images, 0.0)
+        try:
+            self.captured = Captured(model.enclosed, tuple(z.shape[1:]))
+        except ValueError as error:
+            raise ValueError(f"`loss=ibp` can't train {type(model).__name__}, take another loss: {error}") from None
 
-    def forward(self, model: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
-        parts: Any = model
-        z, low, high, rest = parts.enclosure(x, self.eps)
-        natural = F.cross_entropy(parts.head(rest(z)), y)
-        robust = F.cross_entropy(-worst_margins(rest, parts.head, low, high, y), y)
+    def forward(self, model: Any, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
+        z, low, high = model.enclosure(x, self.eps)
+        enclosed = model.enclosed
+        with self.captured.watching(enclosed, means=True):
+            logits = enclosed(z)
+        natural = F.cross_entropy(logits, y)
+        robust = F.cross_entropy(-worst_margins(self.captured(enclosed), low, high, y, EXACT), y)
         return {"loss": self.kappa * natural + (1 - self.kappa) * robust, "natural": natural, "robust": robust}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipcert.bounds import Matrices
+from lipcert.norms import Matrices
 
 
 class SpectralNorm(nn.Module):

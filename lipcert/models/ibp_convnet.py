@@ -41,6 +41,11 @@ class IBPConvNet(Headed):
         layers += [nn.Flatten(), nn.Linear(inputs * height * breadth, hidden), nn.ReLU()]
         super().__init__(nn.Sequential(*layers), nn.Linear(hidden, num_classes))
 
-    def enclosure(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, nn.Module]:
-        """The image, the box of images within eps of it, and what comes before the head."""
-        return x, (x - eps).clamp(0, 1), (x + eps).clamp(0, 1), self.features
+    @property
+    def enclosed(self) -> nn.Module:
+        """What the boxes of images are propagated through: all of it."""
+        return self
+
+    def enclosure(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The image, and the box of images within eps of it."""
+        return x, (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)

@@ -25,12 +25,16 @@ class DistanceTrunk(Headed):
         self.features: nn.Sequential
         self.unit = 1 / std
 
-    def enclosure(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, nn.Module]:
-        """The trunk's value at x, a box around it, and what follows before the head. The box holds every image within
-        eps of x at p = inf; in training at a finite p it only stands for that one."""
-        trunk, perceptron = self.features
-        z = trunk(x)
-        return z, z - eps * self.unit, z + eps * self.unit, perceptron
+    @property
+    def enclosed(self) -> nn.Module:
+        """What the boxes are propagated through: all behind the trunk."""
+        return nn.Sequential(self.features[1], self.head)
+
+    def enclosure(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The trunk's value at x, and a box around it. The box holds every image within eps of x at p = inf; in training
+        at a finite p it only stands for that one."""
+        z = self.features[0](x)
+        return z, z - eps * self.unit, z + eps * self.unit
 
 
 class LinfDistMLP(DistanceTrunk):

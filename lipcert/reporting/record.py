@@ -49,8 +49,11 @@ KEYS: dict[str, str] = {
     **_of_each_kind("mean_radius", _MEAN),
     **_of_each_kind("median_radius", _MEDIAN),
     "mean_gap": "mean margin between the label's logit and the next, misclassified images counting 0",
-    "lipschitz_bound": "bound of the radii's kind on how far the logits move per unit of the image's movement",
-    "lipschitz_by_construction": "the same bound as construction gives it, before the layers' norms are measured",
+    "lipschitz_bound": "bound of the radii's kind on how far the logits, as one vector, move while the image moves by 1",
+    "lipschitz_of_logits": "the largest such bound of a single logit",
+    "lipschitz_of_pairs": "the largest such bound of a difference of two logits, which radii rest on",
+    "smallest_bound": "{bound: for how many pairs of logits it is the smallest}: vector, logits or rows",
+    "lipschitz_by_construction": "lipschitz_bound as construction gives it, before the layers' norms are measured",
     "enlargement": "factor by which measuring the layers' norms enlarged every radius",
     "gram_slack": "the part of that factor by which b(W) overestimates the matrices' norms; the rest is the tiling's",
     "failure_probability": "with which a statistical bound is none, at most; null for a proof",
@@ -94,7 +97,8 @@ def summary(
     record["certificate"] = report.get("target", record["certificate"])  # certified again, perhaps by another one
     if certificate_rows:
         record |= _certified(certificate_rows, norm, eps.get(norm, ()), report)
-    bounds = ("lipschitz_bound", "lipschitz_by_construction", "enlargement", "gram_slack", "failure_probability")
+    bounds = ("lipschitz_bound", "lipschitz_of_logits", "lipschitz_of_pairs", "smallest_bound")
+    bounds += ("lipschitz_by_construction", "enlargement", "gram_slack", "failure_probability")
     record |= {key: report.get(key) for key in bounds}
     record["layers"] = report.get("layers", [])
     record["robust_accuracy"], record["attacked_images"], record["median_distance"] = {}, {}, {}

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipcert.contracts import AttackRow, CertificateRow, Kind, Norm
 from lipcert.datasets.split import Dataset
-from lipcert.layers import fold
+from lipcert.frozen import Network
 from lipcert.reporting.files import write_atomic
 from lipcert.reporting.rows import append_rows, read_rows
 from lipcert.tasks import record, store
@@ -59,7 +59,7 @@ def run(
 def attack_run(
     directory: Path,
     config: dict[str, Any],
-    network: nn.Module,
+    network: Network,
     dataset: Dataset,
     settings: dict[str, Any],
     *,
@@ -67,7 +67,7 @@ def attack_run(
 ) -> None:
     """Appends a row an image and eps to attacks.csv; CertificateBroken if an attack gets within a certified radius."""
     attack = build(settings)
-    exact = fold(network.double().eval()).to(device)
+    exact = network.on(device)
     path = directory / store.ATTACKS
     before = read_rows(path, AttackRow) if path.exists() else []
     facts = json.loads((directory / store.CERTIFICATE).read_text())
@@ -77,7 +77,7 @@ def attack_run(
         with exact_arithmetic(), torch.enable_grad():
             attack_images(
                 attack,
-                fold(exact).float(),
+                exact.to(dtype=torch.float32, device=device),
                 exact,
                 pixels(dataset, attack.images).to(device),
                 dataset.test.labels.to(device),

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipcert.attacks.judge import Judged, distance, judge
 from lipcert.contracts import Attack, AttackRow, CertificateBroken, Norm
+from lipcert.frozen import Network
 
 
 def attack_images(
     attack: Attack,
-    model: nn.Module,
-    judge_model: nn.Module,
+    network: Network,
+    exact: Network,
     images: Tensor,
     labels: Tensor,
     *,
@@ -29,9 +30,9 @@ def attack_images(
     certified_norm: Norm,
     counterexamples: Path,
 ) -> None:
-    """Attacks uint8 `images` (N, C, H, W) of `model` (float32) and gives `append` a row per image and eps, by batch.
+    """Attacks uint8 `images` (N, C, H, W) of `network` (float32) and gives `append` a row per image and eps, by batch.
 
-    `judge_model` is the same network in float64 and evaluation mode; images, labels and both models are on one device.
+    `exact` is the same network in float64; images, labels and both networks are on one device.
     Only images that it classifies correctly are attacked. An (index, eps) in `done` is left out, and batches are cut by
     index, so that a resumed run attacks the remaining batches as an uninterrupted one would.
 
@@ -58,7 +59,7 @@ def attack_images(
         if not broken:
             return
         with torch.no_grad():
-            prediction = judge_model(judged.images).argmax(1)
+            prediction = exact(judged.images).argmax(1)
         files = [counterexamples / f"{name}-{index[row]}.npz" for row, _ in broken]
         for file, (row, radius) in zip(files, broken, strict=True):
             _write(
@@ -84,7 +85,7 @@ def attack_images(
         with np.load(file) as kept:
             index, name, candidate = [int(kept["index"])], str(kept["attack"]), kept["x_adv"][None]
         x, y = clean(index)
-        judged = judge(judge_model, x, y, torch.from_numpy(candidate).to(x.device), certified_norm)
+        judged = judge(exact, x, y, torch.from_numpy(candidate).to(x.device), certified_norm)
         hold_against_certificate(index, judged, name)
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -99,7 +100,7 @@ def attack_images(
                 index = [i for i in block if (i, eps) not in done]
                 if index:
                     x, y = clean(index)
-                    judged = _attack_batch(attack, model, judge_model, x, y, eps)
+                    judged = _attack_batch(attack, network, exact, x, y, eps)
                     append(
                         [
                             AttackRow(i, attack.label, eps, success, found)
@@ -113,14 +114,14 @@ def attack_images(
 
 
 def _attack_batch(
-    attack: Attack, model: nn.Module, judge_model: nn.Module, x: Tensor, y: Tensor, eps: float | None
+    attack: Attack, network: Network, exact: Network, x: Tensor, y: Tensor, eps: float | None
 ) -> Judged:
-    right = (~judge(judge_model, x, y, x, attack.norm).success).nonzero()[:, 0]
+    right = (~judge(exact, x, y, x, attack.norm).success).nonzero()[:, 0]
     candidate = x.clone()
     if len(right):
         radius = None if eps is None else torch.full((len(right),), eps, dtype=x.dtype, device=x.device)
-        candidate[right] = attack(model, x[right].float(), y[right], radius).double()
-    return judge(judge_model, x, y, candidate, attack.norm, eps)
+        candidate[right] = attack(network, x[right].float(), y[right], radius).double()
+    return judge(exact, x, y, candidate, attack.norm, eps)
 
 
 def _write(file: Path, **values: Any) -> None:

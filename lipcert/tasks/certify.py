@@ -10,12 +10,10 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import track
-from torch import nn
-
 from lipcert.contracts import BoundCertificate, CertificateRow, Kind
 from lipcert.datasets import batches
 from lipcert.datasets.split import Dataset, Split
-from lipcert.layers import fold
+from lipcert.frozen import Network
 from lipcert.reporting.files import write_atomic
 from lipcert.reporting.rows import write_rows
 from lipcert.reporting.stability import StabilityRow
@@ -48,18 +46,18 @@ def run(
 
     check_device(device)
     directory = Path(run)
-    config, model, dataset = load_run(directory, data_dir=data_dir, trust=trust)
+    config, network, dataset = load_run(directory, data_dir=data_dir, trust=trust)
     if analysis == "tightness":
-        tightness.check(model, certificate or config["certificate"], attack, draws, noise)
-    bound = certify(directory, config, model, dataset, certificate=certificate, device=device, batch_size=batch_size)
+        tightness.check(network.norm, certificate or config["certificate"], attack, draws, noise)
+    bound = certify(directory, config, network, dataset, certificate=certificate, device=device, batch_size=batch_size)
     record.write(directory)
     if analysis == "stability":
-        stability.analyse(directory, model, dataset, device=device, batch_size=batch_size)
+        stability.analyse(directory, network, dataset, device=device, batch_size=batch_size)
     if analysis == "tightness" and attack:
         tightness.analyse(
             directory,
             config,
-            model,
+            network,
             dataset,
             bound,
             attack=attack,
@@ -74,21 +72,27 @@ def run(
         (tightness if analysis == "tightness" else stability).show(directory)
 
 
-def load_run(directory: Path, *, data_dir: str | None = None, trust: bool = False) -> tuple[dict, nn.Module, Dataset]:
-    """The configuration, the classifier and the data of a run; `data_dir` replaces where the run found its data."""
-    config = store.read_config(directory, trust=trust)
-    checkpoint = store.load_checkpoint(directory / store.CHECKPOINT, trust)
+def load_run(directory: Path, *, data_dir: str | None = None, trust: bool = False) -> tuple[dict, Network, Dataset]:
+    """The configuration, the frozen network and the data of a run; `data_dir` replaces where the run found its data."""
+    config = store.read_config(directory, trust=trust, parts=("dataset", "certificate", "attack"))
+    network = store.read_network(directory)
     if data_dir is not None and "data_dir" in config["dataset"]:
         config["dataset"]["data_dir"] = data_dir
     check(config["dataset"], "dataset")
     dataset = build(config["dataset"])
-    return config, store.rebuild(checkpoint, dataset.input_shape, dataset.num_classes), dataset
+    due = (tuple(dataset.input_shape), dataset.num_classes)
+    if (network.shape, network.classes) != due:
+        raise ValueError(
+            f"the network of {directory} takes images of {network.shape} to {network.classes} classes, but its data set "
+            f"has {due[0]} and {due[1]}"
+        )
+    return config, network, dataset
 
 
 def certify(
     directory: Path,
     config: dict[str, Any],
-    model: nn.Module,
+    network: Network,
     dataset: Dataset,
     *,
     certificate: dict | None = None,
@@ -104,15 +108,13 @@ def certify(
     chosen = certificate or config["certificate"]
     with exact_arithmetic():
         started = time.perf_counter()
-        network = fold(model.double().eval())
         with Console(stderr=True).status("measuring the layers' norms"):
-            bound = build(chosen)(network, dataset.input_shape)
+            bound = build(chosen)(network)
         bounding = time.perf_counter() - started
-        network.to(device)
         if bound.observe:
             seen = stability.look(bound.observe, dataset.test, dataset.num_classes, device, batch_size)
             write_rows(directory / store.STABILITY, StabilityRow, seen)
-        rows = list(certify_images(bound, network, dataset.test, device, batch_size))
+        rows = list(certify_images(bound, dataset.test, device, batch_size))
     write_rows(directory / store.CERTIFICATES, CertificateRow, rows)
     facts = {
         "certificate": chosen["_target_"].rpartition(".")[2],
@@ -127,10 +129,8 @@ def certify(
     return bound
 
 
-def certify_images(
-    bound: BoundCertificate, network: nn.Module, test: Split, device: str, batch_size: int
-) -> Iterator[CertificateRow]:
-    """One row an image of `test`, in its order. ValueError where the certificate was bound to a network elsewhere."""
+def certify_images(bound: BoundCertificate, test: Split, device: str, batch_size: int) -> Iterator[CertificateRow]:
+    """One row an image of `test`, in its order."""
     index = 0
     loader = batches(test, batch_size, device=device)
     console = Console(stderr=True)

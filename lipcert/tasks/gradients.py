@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 
-from lipcert.bounds.gradients import jacobians
 from lipcert.datasets import batches
 from lipcert.datasets.sampling import stream
 from lipcert.datasets.split import Split
+from lipcert.frozen import Network
+from lipcert.frozen.gradients import jacobians
 from lipcert.tasks.arithmetic import exact
 
 NOISE = 3  # key of the random stream
@@ -44,7 +45,7 @@ class Steepness(NamedTuple):
 
 
 def steepness(
-    network: nn.Module,
+    network: Network,
     images: Split,
     *,
     classes: int,
@@ -75,7 +76,7 @@ def steepness(
     return Steepness(labels, margins, near, anywhere)
 
 
-def pair_gradients(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def pair_gradients(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
     """The logits (B, K), and ‖∇(y_i − y_j)‖₂ for every two of them (B, K, K). 0 where none is defined:
     that says nothing."""
     logits, gradients = jacobians(network, x)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipcert.attacks.judge import distance
 from lipcert.contracts import CertificateBroken, CertificateRow, Norm
+from lipcert.frozen import Network
 
 INSIDE = 0.999  # of the way to the ball's edge
 
@@ -27,7 +28,7 @@ class Kept(NamedTuple):
 
 
 def kept_labels(
-    network: nn.Module, pixels: Tensor, rows: Sequence[CertificateRow], device: str, count: int = 4
+    network: Network, pixels: Tensor, rows: Sequence[CertificateRow], device: str, count: int = 4
 ) -> list[Kept]:
     """Of at most `count` labels, the image with the largest l2 radius, moved as far towards the nearest one of another
     label. Fewer where fewer have a radius.
@@ -48,12 +49,12 @@ def _nearest(pixels: Tensor, row: CertificateRow, among: Sequence[CertificateRow
     return others[int(apart.argmin())]
 
 
-def _moved(network: nn.Module, pixels: Tensor, row: CertificateRow, towards: CertificateRow, device: str) -> Kept:
+def _moved(network: Network, pixels: Tensor, row: CertificateRow, towards: CertificateRow, device: str) -> Kept:
     image, other = (pixels[i].double() / 255 for i in (row.index, towards.index))
     part = INSIDE * row.radius / float(distance(Norm.L2, other[None], image[None]))
     changed = torch.lerp(image, other, min(1.0, part)).clamp(0, 1)
     apart = float(distance(Norm.L2, changed[None], image[None]))
-    prediction = int(network(changed[None].to(device)).argmax(1))
+    prediction = int(network.on(device)(changed[None].to(device)).argmax(1))
     if prediction != row.label or not apart < row.radius:
         raise CertificateBroken(
             f"image {row.index}, moved by {apart!r} towards image {towards.index}, is taken for label {prediction}, "

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lipcert.bounds import Convolution, Operator, Walk, image_signal, matrix_norm
-from lipcert.bounds.comparison import parseval_norm, peck_norm
 from lipcert.contracts import Norm
-
-
-def proved(operator: Operator, norm: Norm) -> Tensor:
-    return operator.norms(norm)
+from lipcert.frozen import Network
+from lipcert.frozen.lipschitz import Measure, Walk, proved
+from lipcert.frozen.report import layer_rows
+from lipcert.norms import Convolution, Operator, matrix_norm
+from lipcert.norms.comparison import parseval_norm, peck_norm
 
 
 def corollary1(operator: Operator, norm: Norm) -> Tensor:
@@ -35,26 +33,22 @@ def peck(operator: Operator, norm: Norm) -> Tensor:
     return torch.stack([peck_norm(kernel, *geometry) for kernel in operator.weight.chunk(operator.groups)])
 
 
-MEASURES: dict[str, Callable[[Operator, Norm], Tensor]] = {
-    "proved": proved,
-    "corollary1": corollary1,
-    "parseval": parseval,
-    "peck": peck,
-}
+MEASURES: dict[str, Measure] = {"proved": proved, "corollary1": corollary1, "parseval": parseval, "peck": peck}
 
 
-def layer_bounds(network: nn.Module, shape: tuple[int, ...]) -> list[dict[str, Any]]:
+def layer_bounds(network: Network) -> list[dict[str, Any]]:
     """A row a linear layer: its name, its l2 norm by each of `MEASURES`, and what the proved ones join to up to there.
     The last row is of the whole network. Each number is an upper bound of the truth.
     """
-    walks = {name: Walk(measure=measure) for name, measure in MEASURES.items()}
-    ends = {name: float(walk(network, image_signal(shape)).lipschitz.max()) for name, walk in walks.items()}
+    walks = {name: Walk(network, Norm.L2, measure) for name, measure in MEASURES.items()}
+    ends = {name: walk.constant(len(network.operations)) for name, walk in walks.items()}
+    tables = {name: layer_rows(walk) for name, walk in walks.items()}
     rows = [
         {
             "layer": own["layer"],
-            **{name: walk.rows[i]["norm"] for name, walk in walks.items()},
+            **{name: table[i]["norm"] for name, table in tables.items()},
             "upto": own["lipschitz"],
         }
-        for i, own in enumerate(walks["proved"].rows)
+        for i, own in enumerate(tables["proved"])
     ]
     return [*rows, {"layer": "network", **ends, "upto": ends["proved"]}]

@@ -13,14 +13,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 
-from lipcert.bounds import lipschitz_bound
-from lipcert.bounds.gradients import steepness
-from lipcert.bounds.linearised import linearised_norm
 from lipcert.datasets import batches
 from lipcert.datasets.split import Dataset, Split
-from lipcert.layers import fold
+from lipcert.frozen import Network
+from lipcert.frozen.gradients import steepness
+from lipcert.frozen.linearised import linearised_norm
+from lipcert.frozen.lipschitz import Walk
 from lipcert.reporting.record import write_json_atomic
 from lipcert.reporting.rows import read_rows, write_rows
 from lipcert.reporting.stability import StabilityRow, maxima, stability_table
@@ -43,17 +43,15 @@ def look(
             index += 1
 
 
-def analyse(directory: Path, model: nn.Module, dataset: Dataset, *, device: str, batch_size: int) -> None:
+def analyse(directory: Path, network: Network, dataset: Dataset, *, device: str, batch_size: int) -> None:
     """Writes stability.csv where no certificate has, and stability.json: its maxima and the products of weights."""
     with exact_arithmetic():
-        network = fold(model.double().eval())
-        shape = dataset.input_shape
         products = {
-            "product_of_norms": told(lambda: lipschitz_bound(network, shape).lipschitz),
-            "norm_of_product": told(lambda: linearised_norm(network, shape)),
+            "product_of_norms": told(lambda: Walk(network, network.norm).constant(len(network.operations))),
+            "norm_of_product": told(lambda: linearised_norm(network)),
         }
         if not (directory / store.STABILITY).exists():
-            seen = look(partial(steepness, network.to(device)), dataset.test, dataset.num_classes, device, batch_size)
+            seen = look(partial(steepness, network.on(device)), dataset.test, dataset.num_classes, device, batch_size)
             write_rows(directory / store.STABILITY, StabilityRow, seen)
     rows = read_rows(directory / store.STABILITY, StabilityRow)
     write_json_atomic(directory / CONTENT, {"images": len(rows), **maxima(rows), **products})

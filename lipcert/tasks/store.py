@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lipcert.tasks.settings import build, check, check_trusted
 CONFIG, CHECKPOINT, METRICS = "config.yaml", "checkpoints/last.ckpt", "metrics.csv"
 CERTIFICATES, CERTIFICATE, ATTACKS = "certificates.csv", "certificate.json", "attacks.csv"
 SUMMARY, CURVES, ATTACK_SECONDS = "summary.json", "curves.png", "attack_seconds.json"
-LABEL_NOISE, STABILITY = "label_noise.csv", "stability.csv"
+LABEL_NOISE, STABILITY, NETWORK = "label_noise.csv", "stability.csv", "network"
 COUNTEREXAMPLES = "counterexamples"
 KEYS = {"seed", "eps", "dataset", "model", "loss", "optimizer", "schedule", "certificate", "attack", "trainer"}
 
@@ -42,8 +43,11 @@ def keep_label_noise(directory: Path, dataset: Any) -> None:
         write_atomic(directory / LABEL_NOISE, "index,before,after\n" + text)
 
 
-def read_config(directory: Path, key: str = "run", trust: bool = False) -> dict[str, Any]:
-    """A run's resolved configuration; ValueError if there is no run, or its targets aren't ours."""
+def read_config(
+    directory: Path, key: str = "run", trust: bool = False, parts: Collection[str] = KEYS
+) -> dict[str, Any]:
+    """A run's resolved configuration; ValueError if there is no run, or the targets of `parts`, those of it that the
+    caller builds, aren't ours."""
     path = directory / CONFIG
     try:
         config = yaml.safe_load(path.read_text())
@@ -53,8 +57,29 @@ def read_config(directory: Path, key: str = "run", trust: bool = False) -> dict[
         raise ValueError(
             f"`{key}`: {directory} is not a run's directory (no readable {CONFIG}): give one that `lipcert train` wrote"
         )
-    check_trusted(config, trust, str(path))
+    check_trusted({part: config[part] for part in parts}, trust, str(path))
     return config
+
+
+def freeze_run(directory: Path, dataset: Any, trust: bool) -> None:
+    """Writes the network that the run's training ended with: what is certified, attacked and handed out from here on."""
+    from lipcert.frozen import freeze
+    from lipcert.frozen.file import save
+
+    model = rebuild(load_checkpoint(directory / CHECKPOINT, trust), dataset.input_shape, dataset.num_classes)
+    save(freeze(model, dataset.input_shape, getattr(model, "norm", "l2")), directory / NETWORK)
+
+
+def read_network(directory: Path) -> Any:
+    """The frozen network of a run; ValueError where its training has not ended, or the file is damaged."""
+    from lipcert.frozen.file import load
+
+    if not (directory / NETWORK).exists():
+        raise ValueError(
+            f"no network at {directory / NETWORK}, the run was stopped before its training ended: `lipcert train "
+            f"resume={directory}` goes on"
+        )
+    return load(directory / NETWORK)
 
 
 def read_summary(directory: Path) -> dict[str, Any]:

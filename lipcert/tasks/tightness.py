@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipcert.contracts import AttackRow, BoundCertificate, CertificateBroken, CertificateRow, Kind, Norm
 from lipcert.datasets.split import Dataset
-from lipcert.layers import fold
+from lipcert.frozen import Network
 from lipcert.reporting.curves import save_png
 from lipcert.reporting.record import write_json_atomic
 from lipcert.reporting.rows import read_rows, write_rows
@@ -35,14 +35,14 @@ ROWS, CONTENT, FIGURE, PICTURE = "tightness.csv", "tightness.json", "tightness.p
 
 
 def check(
-    model: nn.Module, certificate: dict[str, Any], attack: dict[str, Any] | None, draws: int, noise: float
+    norm: Norm, certificate: dict[str, Any], attack: dict[str, Any] | None, draws: int, noise: float
 ) -> None:
     """ValueError where there would be nothing to compare; asked before anything is written."""
-    norm, kind = Norm(getattr(model, "norm", Norm.L2)), build(certificate).kind
+    kind = build(certificate).kind
     if norm is not Norm.L2:
         raise ValueError(f"`analysis=tightness` compares l2 radii, this model is certified in {norm}: leave it out")
     if kind is not Kind.PROOF:
-        raise ValueError(f"`analysis=tightness` compares proofs, `certificate` is {kind}: take last_layer or margin")
+        raise ValueError(f"`analysis=tightness` compares proofs, `certificate` is {kind}: take pairwise or margin")
     if draws < 0:
         raise ValueError(f"`draws` must be at least 0, got {draws}")
     if not 0 < noise < float("inf"):
@@ -58,7 +58,7 @@ def check(
 def analyse(
     directory: Path,
     config: dict[str, Any],
-    model: nn.Module,
+    network: Network,
     dataset: Dataset,
     bound: BoundCertificate,
     *,
@@ -72,7 +72,7 @@ def analyse(
     """Attacks the certified run of `directory` where that isn't done yet, and writes what the module's head says."""
     if bound.pairs is None:
         raise ValueError("`analysis=tightness` needs a certificate that rests on a Lipschitz bound: take margin")
-    attack_run(directory, config, model, dataset, attack, device=device)
+    attack_run(directory, config, network, dataset, attack, device=device)
     attacker = build(attack)
     images = dataset.test.head(attacker.images)
     certified = read_rows(directory / store.CERTIFICATES, CertificateRow)[: len(images)]
@@ -82,11 +82,10 @@ def analyse(
         if row.attack == attacker.label
     }
     with exact_arithmetic():
-        network = fold(model.double().eval())
-        layers = layer_bounds(network, dataset.input_shape)
+        layers = layer_bounds(network)
         started = time.perf_counter()
         steep = steepness(
-            network.to(device),
+            network.on(device),
             images,
             classes=len(bound.pairs),
             draws=draws,

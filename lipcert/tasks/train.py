@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from lipcert.datasets.split import Dataset
-from lipcert.layers import fold
+from lipcert.frozen import freeze
 from lipcert.tasks import attack as attacks
 from lipcert.tasks import certify, fitting, record, store
 from lipcert.tasks.devices import check_trainer, is_first_node
@@ -97,7 +97,7 @@ def preflight(config: dict[str, Any]) -> None:
     if fitting.is_trained(network, schedule):  # what can't be certified is refused now, not after hours of training
         schedule.apply(schedule.epochs, model=network)
         with certify.exact_arithmetic():
-            certificate(fold(network.double().eval()), dataset.input_shape)
+            certificate(freeze(network, dataset.input_shape, getattr(network, "norm", "l2")))
 
 
 def try_out(network: nn.Module, name: str, dataset: Dataset) -> None:
@@ -137,6 +137,7 @@ def finish(directory: Path, config: dict[str, Any], trust: bool) -> None:
     fitting.fit(directory, config)
     if not is_first_node(config["trainer"]["num_nodes"]):
         return
+    store.freeze_run(directory, build(config["dataset"]), trust)
     loaded, network, dataset = certify.load_run(directory, trust=trust)
     store.keep_label_noise(directory, dataset)
     device = "cuda" if check_trainer(**config["trainer"]) == "gpu" else "cpu"

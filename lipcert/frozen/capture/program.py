@@ -45,7 +45,7 @@ class Program:
         )
 
     @cached_property
-    def buffers(self) -> frozenset[str]:
+    def normalisations(self) -> frozenset[str]:
         """The modules that keep running statistics, by name."""
         owners = (name.rpartition(".") for name in self.sources)
         return frozenset(owner for owner, _, last in owners if last in ("running_mean", "running_var"))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from lipcert.frozen.network import Network
 
 
 class Steepness(NamedTuple):
@@ -18,9 +20,8 @@ class Steepness(NamedTuple):
     jacobian_rows: Tensor
 
 
-def jacobians(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The logits (B, K) and their Jacobian (B, K, n) at each image: K backward passes. No image may depend on another,
-    as under batch normalisation in training."""
+def jacobians(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits (B, K) and their Jacobian (B, K, n) at each image: K backward passes."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         logits = network(x)
@@ -28,12 +29,12 @@ def jacobians(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return logits.detach(), torch.stack(rows, 1)
 
 
-def steepness(network: nn.Module, x: Tensor, y: Tensor) -> Steepness:
+def steepness(network: Network, x: Tensor, y: Tensor) -> Steepness:
     """At images x with labels y. The gradient of the cross-entropy is Jᵀ(softmax − onehot), ‖J‖₂² the largest
     eigenvalue of JJᵀ, (K, K), and ‖J‖_{2,∞} the length of J's longest row. ValueError where J is not finite."""
     logits, jacobian = jacobians(network, x)
     if not jacobian.isfinite().all():
-        raise ValueError(f"{type(network).__name__} has gradients that are not finite: there is no steepest one")
+        raise ValueError(f"the network has gradients that are not finite: there is no steepest one")
     loss = F.cross_entropy(logits, y, reduction="none")
     slope = logits.softmax(1) - F.one_hot(y, logits.shape[1])
     gradient = (slope[:, None] @ jacobian)[:, 0]

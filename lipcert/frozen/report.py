@@ -1,0 +1,149 @@
+"""The bound layer by layer: each linear layer's norm, the bound up to it, and what it costs the whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lipcert.contracts import Norm
+from lipcert.frozen.lipschitz import Walk, proved
+from lipcert.frozen.operation import UP, Operation
+from lipcert.frozen.ops.affine import Affine, per_row
+from lipcert.frozen.ops.convolution import Convolution
+from lipcert.frozen.ops.linear import Linear
+from lipcert.frozen.training import TensorWalk
+from lipcert.norms import Matrices, Operator, matrix_norm
+
+TOLERANCE = 1e-8  # a layer that claims 1 and measures 1 + 1e-12 has rounded, not expanded
+
+
+class ClaimedWalk(Walk):
+    """The walk by what the layers' schemes promise of their norms, where they promise something and it holds."""
+
+    def measured(
+        self, value: int, group: int | None, rows: Tensor | None, operator: Callable[[], Operator], fused: bool = False
+    ) -> float:
+        norm = super().measured(value, group, rows, operator, fused)
+        claim = self.network.operations[value - 1].claim
+        if not claim or fused:
+            return norm
+        if len(claim) > 1 and group is None:  # one for each block of rows, which add up as lengths do
+            claims = torch.tensor(claim, dtype=torch.float64)
+            kept = claims if rows is None else claims[rows.view(len(claim), -1).any(1)]
+            return max(norm, float(kept.norm()) * UP)
+        return max(norm, claim[group or 0])
+
+
+class _CostWalk(TensorWalk):
+    """The walk on known norms, each of which the result can be differentiated by."""
+
+    def __init__(self, walk: Walk):
+        super().__init__(walk.network, walk.norm, walk.measure)
+        self.walk = walk
+        self.gains: dict[int, list[Tensor]] = {}
+
+    def measured(
+        self, value: int, group: int | None, rows: Tensor | None, operator: Callable[[], Operator], fused: bool = False
+    ) -> Tensor:
+        key = (value, group, None if rows is None else rows.numpy().tobytes(), fused)
+        if key not in self.norms:
+            norm = self.walk.measured(value, group, rows, operator, fused)
+            self.norms[key] = torch.tensor(norm, dtype=torch.float64, requires_grad=True)
+            self.gains.setdefault(value, []).append(self.norms[key])
+        return self.norms[key]
+
+    def fixed(self, value: int, operator: Callable[[], Operator]) -> float:
+        return self.walk.fixed(value, operator)
+
+
+def layer_rows(walk: Walk) -> list[dict[str, Any]]:
+    """A row for each linear layer of a network, in order: `layer` (its name), `norm` (the largest of its groups'),
+    `lipschitz` (the bound of all its outputs as one vector) and `cost` (by which factor the bound of the logits would be
+    smaller, were its norm 1). Layers with a claim have `claim`, and how much of it is lost to what: `gram_slack` and
+    `tiling_slack`.
+
+    Raises ValueError, naming it, where a layer measures more than it claims.
+    """
+    costs = layer_costs(walk)
+    rows = []
+    for number, operation in enumerate(walk.network.operations, 1):
+        if not isinstance(operation, Linear | Convolution):
+            continue
+        name, behind = operation.name or f"operation {number}", scaled_behind(walk, number)
+        if behind:
+            name = f"{name}+{walk.network.operations[behind - 1].name.rpartition('.')[2]}"
+        row: dict[str, Any] = {"layer": name, "norm": 0.0, "lipschitz": walk.constant(behind or number)}
+        norms = group_norms(walk, number, operation, fused=bool(behind))
+        row["norm"] = max(norms)
+        if operation.claim and not behind and walk.measure is proved:
+            row |= claimed_row(operation, name, norms, walk.norm)
+        if number in costs:
+            row["cost"] = costs[number]
+        rows.append(row)
+    return rows
+
+
+def scaled_behind(walk: Walk, number: int) -> int | None:
+    """The operation that scales a layer's channels, where it alone reads the layer: both are measured as one map."""
+    users = [(k, o) for k, o in enumerate(walk.network.operations, 1) if number in o.inputs]
+    if len(users) != 1 or not isinstance(users[0][1], Affine) or users[0][1].scale is None:
+        return None
+    k, affine = users[0]
+    return k if per_row(affine.scale, affine.shape, walk.network.operations[number - 1]) is not None else None
+
+
+def operator_of(operation: Operation) -> Operator:
+    """The linear operator of a layer, one map a group; one for each block of rows where its claims are of those."""
+    if isinstance(operation, Convolution):
+        return operation.operator(operation.weight, operation.groups)
+    assert isinstance(operation, Linear)
+    if operation.weight.dim() == 2 and len(operation.claim) > 1:
+        return Matrices(operation.weight.view(len(operation.claim), -1, operation.weight.shape[1]))
+    return operation.matrices
+
+
+def group_norms(walk: Walk, number: int, operation: Operation, fused: bool) -> list[float]:
+    """The norms of a layer's groups, which the walk has measured; of blocks of rows, where its claims are of those."""
+    if isinstance(operation, Linear) and operation.weight.dim() == 2 and len(operation.claim) > 1:
+        return [n * UP for n in walk.measure(operator_of(operation), walk.norm).tolist()]
+    return [norm for key, norm in walk.norms.items() if key[0] == number and key[2:] == (None, fused)]
+
+
+def claimed_row(operation: Operation, name: str, norms: list[float], norm: Norm) -> dict[str, float]:
+    claim = list(operation.claim) * (len(norms) if len(operation.claim) == 1 else 1)
+    excess, measured, due = max((n / c if c else math.inf, n, c) for n, c in zip(norms, claim, strict=True))
+    if norm is Norm.L2 and not excess <= 1 + TOLERANCE:
+        raise ValueError(
+            f"layer `{name}` has operator norm {measured:.9g}, above the {due:.9g} it claims: nothing built on that claim "
+            "can be certified"
+        )
+    operator = operator_of(operation)
+    reshaped = matrix_norm(operator.matrices()) * math.sqrt(operator.tiles())  # what b(W) could have claimed at best
+    claims, measures = torch.tensor(claim, dtype=torch.float64), torch.tensor(norms, dtype=torch.float64)
+    return {
+        "claim": max(claim),
+        "gram_slack": float((claims / reshaped).max()),
+        "tiling_slack": float((reshaped / measures).max()),
+    }
+
+
+def layer_costs(walk: Walk) -> dict[int, float]:
+    """For each linear layer the bound of the logits over what it would be, were the layer's norm 1. The bound is a sum of
+    products of norms, so that its derivatives say so."""
+    with torch.enable_grad():
+        again = _CostWalk(walk)
+        bound = again.constant(len(walk.network.operations))
+        if not isinstance(bound, Tensor) or not again.gains:
+            return {}
+        gains = [(number, gain) for number, several in again.gains.items() for gain in several]
+        slopes = torch.autograd.grad(bound, [gain for _, gain in gains], allow_unused=True)
+    saved: dict[int, float] = {}
+    for (number, gain), slope in zip(gains, slopes, strict=True):
+        if slope is not None:
+            saved[number] = saved.get(number, 0.0) + float(slope * (gain.detach() - 1))
+    total = float(bound)
+    return {number: total / (total - part) if total > part else math.inf for number, part in saved.items()}
