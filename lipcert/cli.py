@@ -11,7 +11,9 @@ import os
 import re
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 TASKS = {
     "train": "train, certify, attack and record: lipcert train model=l2nnn dataset=mnist",
@@ -176,8 +178,6 @@ def compose(task: str, statuses: list[int]) -> None:
     process = os.getpid()
 
     def job(config) -> None:
-        from importlib import import_module
-
         from lipcert.tasks.settings import check, check_call, plain
 
         number = job_number()
@@ -196,6 +196,28 @@ def compose(task: str, statuses: list[int]) -> None:
 
     register_for_help()
     hydra.main(version_base="1.3", config_path="pkg://lipcert.conf", config_name=task)(job)()
+
+
+def settings_of(task: str, overrides: list[str]) -> dict[str, Any]:
+    """What a task would be called with, for the Python API: no sweeps, no flags. ValueError for what is refused."""
+    from hydra import compose as compose_job
+    from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    from lipcert.tasks.errors import told
+    from lipcert.tasks.settings import check, check_call, plain
+
+    overrides = complete(task, [], overrides)
+    try:
+        GlobalHydra.instance().clear()
+        with initialize_config_module("lipcert.conf", version_base="1.3"):
+            settings = plain(compose_job(task, overrides))
+        check_call(import_module(f"lipcert.tasks.{task}").run, settings, called=f"`lipcert.{task}`")
+        check(settings)
+    except Exception as error:
+        message = told(error, task)
+        raise ValueError(message[0]) from None if message else error
+    return settings
 
 
 def job_number() -> str | None:

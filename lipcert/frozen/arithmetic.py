@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 
@@ -11,11 +12,13 @@ class Arithmetic:
     """Rounding to nearest, with or without subnormal numbers.
 
     unit   the unit roundoff: one operation errs by at most `unit` times its result;
-    tiny   the smallest normal number: what one operation loses to underflow at most, flushed to zero or not.
+    tiny   the smallest normal number: what one operation loses to underflow at most, flushed to zero or not;
+    largest  the largest finite number.
     """
 
     unit: float
     tiny: float
+    largest: float
 
     def gamma(self, roundings: int) -> float:
         """γ_n = n·u/(1 − n·u), the relative error of n roundings in a row (Higham, *Accuracy and Stability*, §3.1).
@@ -26,6 +29,6 @@ class Arithmetic:
         return share / (1 - share) if share < 1 else math.inf
 
 
-FLOAT64 = Arithmetic(2.0**-53, 2.0**-1022)
-FLOAT32 = Arithmetic(2.0**-24, 2.0**-126)
-EXACT = Arithmetic(0.0, 0.0)  # real numbers: nothing is rounded outward; for training
+FLOAT64 = Arithmetic(2.0**-53, 2.0**-1022, sys.float_info.max)
+FLOAT32 = Arithmetic(2.0**-24, 2.0**-126, (2 - 2.0**-23) * 2.0**127)
+EXACT = Arithmetic(0.0, 0.0, math.inf)  # real numbers: nothing is rounded outward; for training

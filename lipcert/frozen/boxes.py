@@ -1,4 +1,4 @@
-"""Interval propagation: the box of everything that a network can answer to a box of images (Gowal et al., ICCV 2019)."""
+"""Interval propagation: the box of all that a network can answer to a box of images (Gowal et al., ICCV 2019)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from lipcert.frozen.arithmetic import Arithmetic
 from lipcert.frozen.lipschitz import Operations
 from lipcert.frozen.operation import UP, Box
+from lipcert.frozen.ops.affine import top
 from lipcert.frozen.ops.linear import Linear
 
 
@@ -38,7 +39,7 @@ def box_of(network: Operations, low: Tensor, high: Tensor, arithmetic: Arithmeti
 def worst_margins(network: Operations, low: Tensor, high: Tensor, labels: Tensor, arithmetic: Arithmetic) -> Tensor:
     """Lower bounds (B, K) of y_t − y_j over the box of images, t the label; 0 at j = t.
 
-    A last linear layer is joined with the difference of its rows w_t − w_j, which is tighter than the box of its values.
+    A last linear layer is joined with the difference of its rows w_t − w_j: tighter than the box of its values.
     `EXACT` arithmetic rounds nothing outward, and the result can be differentiated: for training.
     """
     head, last = network.operations[-1], len(network.operations)
@@ -56,6 +57,8 @@ def _joined_margins(head: Linear, low: Tensor, high: Tensor, labels: Tensor, ari
     weight = head.weight
     bias = weight.new_zeros(len(weight)) if head.bias is None else head.bias
     centre, radius = (low + high) / 2, (high - low) / 2
+    if arithmetic.unit:
+        radius = radius + 2 * arithmetic.tiny  # numbers that are flushed to zero
     classes = [(t, (labels == t).nonzero()[:, 0]) for t in labels.unique().tolist()]
     parts = []
     for t, rows in classes:  # no (B, K, features) tensor
@@ -64,7 +67,7 @@ def _joined_margins(head: Linear, low: Tensor, high: Tensor, labels: Tensor, ari
         if arithmetic.unit:
             sizes = torch.maximum(low[rows].abs(), high[rows].abs()) + arithmetic.tiny
             reach = F.linear(sizes, weight[t].abs() + weight.abs()) + bias[t].abs() + bias.abs()
-            below = 8 * (weight.shape[1] + 2) * arithmetic.tiny
+            below = 8 * (weight.shape[1] + 2) * arithmetic.tiny * (1 + top(sizes))
             worst = worst - 16 * arithmetic.gamma(weight.shape[1] + 6) * reach * UP - below
         parts.append(worst)
     order = torch.cat([rows for _, rows in classes])

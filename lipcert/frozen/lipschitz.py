@@ -1,7 +1,8 @@
 """How fast any part of any value of a frozen network moves: proved bounds, walked backwards over the list.
 
-One invariant: `constant(v, part)` bounds ‖Δ value_v[part]‖ / ‖Δ image‖ over all pairs of images. An operation says which
-entries of its inputs a part needs, and how much it gains over them. Branches are nothing but parts that need little.
+One invariant: `constant(v, part)` bounds ‖Δ value_v[part]‖ / ‖Δ image‖ over all pairs of images. An operation says
+which entries of its inputs a part needs, and how much it gains over them. Branches are nothing but parts that need
+little.
 """
 
 from __future__ import annotations
@@ -33,16 +34,23 @@ def proved(operator: Operator, norm: Norm) -> Tensor:
 class Operations(Protocol):
     """A list of operations on images of `shape`."""
 
-    shape: Shape
-    operations: tuple[Operation, ...]
+    @property
+    def shape(self) -> Shape: ...
+
+    @property
+    def operations(self) -> tuple[Operation, ...]: ...
 
 
 class Walk:
     """`constant(v, part)`, and the arithmetic that the operations' rules compute it by.
 
+    `fuses` says that a scaling behind a linear operation may be measured as one map with it.
+
     The rules call no arithmetic but this, so that one rule serves proofs (floats, rounded up) and the estimates of
     training (tensors that can be differentiated, `frozen.estimate`).
     """
+
+    fuses = True
 
     def __init__(self, network: Operations, norm: Norm, measure: Measure = proved):
         self.network, self.norm, self.measure = network, norm, measure
@@ -97,11 +105,11 @@ class Walk:
         for value, part in pieces:
             mask = torch.ones(self.shapes[value], dtype=torch.bool) if part is None else part
             source, copied = self.origin(value, mask)
-            found[source] = found.get(source, 0) + copied  # type: ignore[assignment]
+            if bool(copied.any()):
+                found[source] = found.get(source, 0) + copied  # type: ignore[assignment]
         parts = [
             self.product(self.copied(int(copied.max())), self.constant(value, copied > 0))
             for value, copied in found.items()
-            if bool(copied.any())
         ]
         least = [self.merged(parts)]
         if len(parts) == 2 and self.norm is Norm.L2 and all(int(copied.max()) <= 1 for copied in found.values()):
@@ -145,15 +153,17 @@ class Walk:
         return self.shapes[value]
 
     def measured(
-        self, value: int, group: int | None, rows: Tensor | None, operator: Callable[[], Operator], fused: bool = False
+        self, value: int, group: int | None, rows: Tensor | None, operator: Callable[[], Operator], fused: int = 0
     ) -> Any:
         """The norm of the linear operator of a value, of its `rows` alone where they are given; measured once.
 
-        `fused` says that it is measured together with the scaling behind it.
+        `fused` is the number of the scaling behind it that it is measured together with; 0 for none. Products of two
+        constants may underflow, so that such a norm is never taken for 0.
         """
         key = (value, group, None if rows is None else rows.numpy().tobytes(), fused)
         if key not in self.norms:
-            self.norms[key] = up(float(self.measure(operator(), self.norm).max()))
+            norm = up(float(self.measure(operator(), self.norm).max()))
+            self.norms[key] = max(norm, LEAST) if fused else norm
         return self.norms[key]
 
     def fixed(self, value: int, operator: Callable[[], Operator]) -> Any:
@@ -216,7 +226,7 @@ class Walk:
         return result
 
     def total(self, constants: Sequence[Any]) -> Any:
-        return up(math.fsum(constants))
+        return up(sum(constants))
 
     def most(self, constants: Sequence[Any]) -> Any:
         return max(constants)
@@ -230,7 +240,7 @@ class Walk:
             return constants[0] if constants else 0.0
         if self.norm is Norm.L2:
             return up(math.hypot(*constants))
-        return max(constants) if self.norm is Norm.LINF else up(math.fsum(constants))
+        return max(constants) if self.norm is Norm.LINF else up(sum(constants))
 
 
 def up(bound: float) -> float:

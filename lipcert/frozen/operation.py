@@ -43,6 +43,7 @@ class Operation:
 
     kind: ClassVar[str]
     arity: ClassVar[int | None] = 1  # None: one or more
+    integers: ClassVar[dict[str, torch.dtype]] = {}  # constants that are whole numbers, with their types
 
     def evaluate(self, *values: Tensor) -> Tensor:
         """The value on a batch, in the precision of the constants."""

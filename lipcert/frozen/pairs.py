@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lipcert.contracts import Norm
 from lipcert.frozen.lipschitz import Walk
-from lipcert.frozen.ops.affine import length
 from lipcert.frozen.operation import UP
+from lipcert.frozen.ops.affine import length
 
 BOUNDS = ("vector", "logits", "rows")
 ENTRIES = 1 << 24  # functionals are pulled back while all of them have no more entries than this

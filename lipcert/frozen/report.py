@@ -25,7 +25,7 @@ class ClaimedWalk(Walk):
     """The walk by what the layers' schemes promise of their norms, where they promise something and it holds."""
 
     def measured(
-        self, value: int, group: int | None, rows: Tensor | None, operator: Callable[[], Operator], fused: bool = False
+        self, value: int, group: int | None, rows: Tensor | None, operator: Callable[[], Operator], fused: int = 0
     ) -> float:
         norm = super().measured(value, group, rows, operator, fused)
         claim = self.network.operations[value - 1].claim
@@ -47,7 +47,7 @@ class _CostWalk(TensorWalk):
         self.gains: dict[int, list[Tensor]] = {}
 
     def measured(
-        self, value: int, group: int | None, rows: Tensor | None, operator: Callable[[], Operator], fused: bool = False
+        self, value: int, group: int | None, rows: Tensor | None, operator: Callable[[], Operator], fused: int = 0
     ) -> Tensor:
         key = (value, group, None if rows is None else rows.numpy().tobytes(), fused)
         if key not in self.norms:

@@ -24,6 +24,8 @@ SLACK = 1e-6  # by which the value at the centre, a computed one, is taken for l
 class _ErrorWalk(Walk):
     """How far computed values are from exact ones: the image is exact, and each operation adds its own rounding."""
 
+    fuses = False  # every operation has a rounding of its own
+
     def __init__(self, walk: Walk):
         super().__init__(walk.network, walk.norm, walk.measure)
         self.norms = walk.norms
@@ -59,10 +61,12 @@ def rounding(network: Network, walk: Walk, arithmetic: Arithmetic = FLOAT64) -> 
         moved = operation.moved(*(errors[i] for i in inputs))
         reach = [sizes[i] + errors[i] for i in inputs]
         size = torch.minimum(near, widest)
-        own = operation.rounded(arithmetic, size, *reach).expand_as(size)
+        own = operation.rounded(arithmetic, size + moved, *reach).expand_as(size)
         if not bool(((moved + own) <= SLACK * near).all()):  # the centre's own error is not small beside it
             near, size = torch.full_like(near, math.inf), widest
-            own = operation.rounded(arithmetic, size, *reach).expand_as(size)
+            own = operation.rounded(arithmetic, size + moved, *reach).expand_as(size)
+        if overflows(arithmetic, size + moved, own, number == len(network.operations)):
+            return torch.full((network.classes,), math.inf, dtype=torch.float64)
         of_norm = operation.rounded_in_norm(arithmetic, walk.norm, *(lengths[i] + in_norm[i] for i in inputs))
         walk_of_errors.entries.append(own[0])
         walk_of_errors.in_norm.append(of_norm if of_norm == of_norm else math.inf)
@@ -78,3 +82,12 @@ def rounding(network: Network, walk: Walk, arithmetic: Arithmetic = FLOAT64) -> 
     single = [walk_of_errors.constant(len(network.operations), mask) for mask in logits]
     bound = torch.minimum(errors[-1][0], torch.tensor(single, dtype=torch.float64))
     return bound.nan_to_num(math.inf, posinf=math.inf)
+
+
+def overflows(arithmetic: Arithmetic, size: Tensor, own: Tensor, last: bool) -> bool:
+    """Whether a value of at most `size`, or what it is computed from, may leave the finite numbers: where its own
+    rounding is below u·largest, everything that rounds is below the largest. Logits of −∞, of classes that a nearest
+    neighbour never saw, are meant to be."""
+    if last:
+        size = size.where(size < math.inf, 0.0)
+    return not bool(((size < arithmetic.largest / 4) & (own < arithmetic.unit * arithmetic.largest)).all())

@@ -249,7 +249,7 @@ class _PowerWalk(TensorWalk):
         self.vectors, self.register, self.count = estimate._buffers, estimate.register_buffer, 0
 
     def measured(
-        self, value: int, group: int | None, rows: Tensor | None, operator: Callable[[], Operator], fused: bool = False
+        self, value: int, group: int | None, rows: Tensor | None, operator: Callable[[], Operator], fused: int = 0
     ) -> Any:
         key = (value, group, None if rows is None else rows.numpy().tobytes(), fused)
         if key not in self.norms:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from lipcert.frozen.capture.constants import Constant, Constants
-from lipcert.frozen.capture.refusals import PRODUCT, Refused, because, operation_name
+from lipcert.frozen.capture.refusals import PRODUCT, RANDOM, REASONS, Refused, because, operation_name
 from lipcert.frozen.operation import Operation, Shape
 
 
@@ -23,7 +23,7 @@ class Value(NamedTuple):
 
 
 class Batch:
-    """Stands for the size of the batch, of which nothing may be computed."""
+    """Stands for the size of the batch, and for every number computed from it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Step:
 
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}  # by the names of torch's operations; `layers`, `arithmetic` and `moves` fill it
-FREE_OF_THE_BATCH = {"view", "reshape", "_unsafe_view", "expand", "flatten", "unflatten", "squeeze"}
+VIEWS = {"view", "reshape", "_unsafe_view", "expand", "flatten", "unflatten", "squeeze", "repeat", "tile"}
+FILLED = {"zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like"}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -63,6 +64,7 @@ class Lowering:
         self.notes: dict[tuple[str, int], Any] = {}  # what rules remember of a value for a later one
         self.node: fx.Node | None = None
         self.batch: Any = None
+        self.dtype = torch.float64  # of the images
 
     def run(self) -> Value:
         """The value of the logits."""
@@ -71,7 +73,8 @@ class Lowering:
         lifted = signature.inputs_to_lifted_tensor_constants  # tensors that are plain attributes
         state = {**self.exported.state_dict, **self.exported.constants}
         known: dict[fx.Node, Any] = {}
-        for node in self.exported.graph.nodes:
+        whole_again(self.exported.graph)
+        for node in needed(self.exported.graph):
             self.node = node
             if node.op == "placeholder":
                 if node.name in held:
@@ -80,7 +83,7 @@ class Lowering:
                     known[node] = self.constants.literal(state[lifted[node.name]].detach())
                 else:
                     known[node] = Value(0, self.shape)
-                    self.batch = node.meta["val"].shape[0]
+                    self.batch, self.dtype = node.meta["val"].shape[0], node.meta["val"].dtype
             elif node.op == "output":
                 return self.result([known.get(a, a) for a in node.args[0]])
             else:
@@ -98,17 +101,21 @@ class Lowering:
         options = {key: fx.node.map_arg(a, known.__getitem__) for key, a in node.kwargs.items()}
         leaves = flat((args, options))
         name = operation_name(node.target)
-        if name == "sym_size":
+        if isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool):
             return Batch()
-        if any(isinstance(leaf, Batch) for leaf in leaves) and name not in FREE_OF_THE_BATCH:
+        if any(isinstance(leaf, Batch) for leaf in leaves) and name not in VIEWS | FILLED:
             raise self.refused("it computes with the size of the batch; write flatten(1) or x.flatten(2), not len(x)")
+        if REASONS.get(name) is RANDOM:
+            raise self.refused(because(node.target))
         if node.target is operator.getitem and isinstance(args[0], tuple | list):
             found = args[0][args[1]]
             if found is None:
                 raise self.refused("the indices that it gives have no finite slope; take the values alone")
             return found
         if not any(isinstance(leaf, Value) for leaf in leaves):
-            return self.constants.call(node.target, *args, **options)  # type: ignore[arg-type]
+            if any(isinstance(leaf, Batch) for leaf in leaves):
+                self.check_batch(node)
+            return self.computed(node, *one_image(args), **one_image(options))
         if name not in RULES:
             raise self.refused(because(node.target))
         self.check_batch(node)
@@ -116,11 +123,18 @@ class Lowering:
             return RULES[name](self, node, *in_order(node.target, args, options), **options)
         except Refused:
             raise
-        except (TypeError, IndexError) as error:
-            raise self.refused(f"`{name}` with arguments that are not known here ({error})") from None
+        except Exception as error:  # a form that the rule does not foresee
+            raise self.refused(f"`{name}` with arguments that are not known here ({first_line(error)})") from None
+
+    def computed(self, node: fx.Node, *args: Any, **options: Any) -> Constant:
+        """A constant from constants."""
+        try:
+            return self.constants.call(node.target, *args, **options)  # type: ignore[arg-type]
+        except Exception as error:  # of what a user's forward does with parameters
+            raise self.refused(f"`{operation_name(node.target)}` of constants fails: {first_line(error)}") from None
 
     def check_batch(self, node: fx.Node) -> None:
-        """Refuses a node whose result does not keep the batch as its first axis."""
+        """Refuses a node whose result does not keep the batch as its first axis, or the precision."""
         results = [v for v in flat(node.meta.get("val")) if isinstance(v, Tensor) and tuple(v.shape) != (0,)]
         for value in results:
             if value.dim() == 0 or not same_size(value.shape[0], self.batch):
@@ -128,6 +142,8 @@ class Lowering:
                     f"`{operation_name(node.target)}` mixes the images of a batch, or fixes its size; keep the batch as "
                     "the first axis: flatten(1), x.shape[0], not len(x)"
                 )
+            if value.dtype.is_complex or (value.dtype.is_floating_point and value.dtype != self.dtype):
+                raise self.refused(f"it converts activations to {value.dtype}; leave the precision to the caller")
 
     # ---- what rules call
 
@@ -165,9 +181,12 @@ class Lowering:
         """The argument, which must be a constant: as one, where it is a number."""
         if isinstance(argument, Value):
             raise self.refused(what)
-        if isinstance(argument, Constant):
-            return argument
-        return self.constants.literal(argument)
+        if not isinstance(argument, Constant):
+            return self.constants.literal(argument)
+        value = argument.value
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != self.dtype:
+            return self.constants.call(Tensor.to, argument, self.dtype)  # a plain attribute, which `double` leaves alone
+        return argument
 
     def refused(self, why: str) -> Refused:
         """An error that names where it is."""
@@ -178,6 +197,38 @@ class Lowering:
         stack = self.node.meta.get("nn_module_stack") if self.node else None
         path = next(reversed(stack.values()))[0] if stack else ""
         return "" if path.startswith("_empty") else path
+
+
+def whole_again(graph: fx.Graph) -> None:
+    """Soft shrinking, which torch.export takes apart into steps that jump, made one operation again."""
+    for node in graph.nodes:
+        found = matched(node, "where", None, ("sub", None, ("mul", ("sign", None), None)), ("mul", None, 0))
+        if found and matched(node.args[0], "gt", ("abs", found[0]), found[2]) is not None:
+            x, source, cut, other = found[0], found[1], found[2], found[3]
+
+
+def needed(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes of a graph that its result depends on, in order, with the image's."""
+    found: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op in ("output", "placeholder") or node in found:
+            found |= {node, *node.all_input_nodes}
+    return [node for node in graph.nodes if node in found]
+
+
+def one_image(arguments: Any, size: int = 1) -> Any:
+    """Arguments for a batch of one image (or more)."""
+    if isinstance(arguments, Batch):
+        return size
+    if isinstance(arguments, dict):
+        return {key: one_image(item, size) for key, item in arguments.items()}
+    if isinstance(arguments, list | tuple):
+        return type(arguments)(one_image(item, size) for item in arguments)
+    return arguments
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def in_order(target: Any, args: list[Any], options: dict[str, Any]) -> list[Any]:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from lipcert.frozen.capture.arithmetic import halves_of_two_sided, paired, scaled, slices
-from lipcert.frozen.capture.lowering import Batch, Lowering, Value, rule
+from lipcert.frozen.capture.arithmetic import halves_of_two_sided, maximum, paired, scaled, slices, without_batch
+from lipcert.frozen.capture.constants import Constant, map_constants
+from lipcert.frozen.capture.lowering import Batch, Lowering, Value, one_image, rule
 from lipcert.frozen.ops.joins import Concatenate
 from lipcert.frozen.ops.moves import Permute, Rearrange, Reshape, Slice
 from lipcert.frozen.ops.pointwise import TwoSided
@@ -25,6 +26,8 @@ def reshaped(low: Lowering, value: Value, shape: tuple[int, ...]) -> Value:
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as")
 def reshape(low: Lowering, node: fx.Node, x: Any, *_: Any, **__: Any) -> Value:
     value, shape = low.value(x), low.shape_of(node)
+    if str(node.target).endswith("squeeze.default") and len(node.args) == 1:
+        raise low.refused("squeeze() drops the axis of the batch too, where that is one image; name the axis")
     if math.prod(shape) != math.prod(value.shape):
         raise low.refused("this view mixes the images of a batch; keep the batch as the first axis: flatten(1)")
     return reshaped(low, value, shape)
@@ -44,7 +47,7 @@ def dropout(low: Lowering, node: fx.Node, x: Any, p: float = 0.5, train: bool = 
 
 @rule("to", "_to_copy", "type_as")
 def convert(low: Lowering, node: fx.Node, x: Any, *_: Any, **__: Any) -> Value:
-    if node.meta["val"].dtype != torch.float64:
+    if node.meta["val"].dtype != low.dtype:
         raise low.refused(f"it converts activations to {node.meta['val'].dtype}; leave the precision to the caller")
     return low.value(x)
 
@@ -109,13 +112,38 @@ def unbind(low: Lowering, node: fx.Node, x: Any, dim: int = 0) -> tuple[Value, .
     return tuple(reshaped(low, piece, shape) for piece in slices(low, value, axis, [1] * value.shape[axis]))
 
 
+def as_value(low: Lowering, piece: Any) -> Value:
+    """A constant as a value that no image changes."""
+    if isinstance(piece, Value):
+        return piece
+    constant = low.constant(piece)
+    shape = tuple(constant.value.shape[1:])
+    nothing = {"index": low.constants.literal(torch.full(shape, -1))}
+    zero = low.emit(Rearrange, [Value(0, low.shape)], shape, nothing)
+    return scaled(low, zero, None, without_batch(low, constant, shape))
+
+
+@rule("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+def filled(low: Lowering, node: fx.Node, x: Any, *args: Any, **options: Any) -> Constant:
+    like = low.constants.literal(torch.zeros(1, *low.value(x).shape, dtype=low.dtype))
+    return low.computed(node, like, *one_image(args), **one_image(options))
+
+
 @rule("cat", "concat", "concatenate")
 def concatenate(low: Lowering, node: fx.Node, pieces: Any, dim: int = 0) -> Value:
-    shape = low.shape_of(node)
+    return joined(low, pieces, dim, low.shape_of(node))
+
+
+@rule("hstack")
+def hstack(low: Lowering, node: fx.Node, pieces: Any) -> Value:
+    return joined(low, pieces, 1, low.shape_of(node))
+
+
+def joined(low: Lowering, pieces: Any, dim: int, shape: tuple[int, ...]) -> Value:
     axis = dim % (len(shape) + 1) - 1
     if axis < 0:
         raise low.refused("it joins batches")
-    values = [low.value(piece, "it joins an activation with a constant, which is in no table") for piece in pieces]
+    values = [as_value(low, piece) for piece in pieces]
     if len(values) == 1:
         return values[0]
     x = halves_of_two_sided(low, values)
@@ -131,7 +159,7 @@ def stack(low: Lowering, node: fx.Node, pieces: Any, dim: int = 0) -> Value:
     if axis < 0:
         raise low.refused("it joins batches")
     single = (*shape[:axis], 1, *shape[axis + 1 :])
-    values = [reshaped(low, low.value(piece), single) for piece in pieces]
+    values = [reshaped(low, as_value(low, piece), single) for piece in pieces]
     return values[0] if len(values) == 1 else low.emit(Concatenate, values, shape, axis=axis)
 
 
@@ -161,7 +189,9 @@ def amax(low: Lowering, node: fx.Node, x: Any, dim: Any = (), keepdim: bool = Fa
 
 
 @rule("max", "min")
-def largest(low: Lowering, node: fx.Node, x: Any, dim: Any = None, keepdim: bool = False) -> tuple[Any, None]:
+def largest(low: Lowering, node: fx.Node, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    if str(node.target).endswith(".other"):
+        return maximum(low, node, x, dim)
     if dim is None:
         raise low.refused("it takes the largest entry of the whole batch")
     value = first_of(low, sorted_along(low, low.value(x), dim, ".max." in str(node.target)), dim, 1)
@@ -184,45 +214,49 @@ def first_of(low: Lowering, value: Value, dim: int, k: int) -> Value:
 
 @rule(
     *("expand", "repeat", "tile", "repeat_interleave", "flip", "roll", "index_select", "rot90", "broadcast_to"),
-    *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col", "unfold", "diagonal"),
+    *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col", "unfold", "diagonal", "fliplr", "tril", "triu"),
     *("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d"),
     *("replication_pad1d", "replication_pad2d", "replication_pad3d", "_pad_circular"),
     *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"),
     *("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d"),
 )
 def rearrange(low: Lowering, node: fx.Node, x: Any, *args: Any, **options: Any) -> Value:
-    """Whatever only moves entries is run once, on the numbers of the entries of one image."""
+    """Whatever only moves entries is run once, on the numbers of the entries of three images."""
     value, shape = low.value(x), low.shape_of(node)
-    numbers = torch.arange(1.0, math.prod(value.shape) + 1, dtype=torch.float64).view(1, *value.shape)
+    count = math.prod(value.shape)
+    numbers = torch.arange(1.0, 3 * count + 1, dtype=torch.float64).view(3, *value.shape)
     fill, name = 0.0, str(node.target).split(".")[1]
-    args, options = on_one_image(args), on_one_image(options)
+    args, options = on_three_images(args), on_three_images(options)
     if name in ("pad", "constant_pad_nd"):
         constant = name == "constant_pad_nd" or (args[1] if len(args) > 1 else options.get("mode", "constant")) == "constant"
         fill = padding_value(name, args, options) if constant else 0.0
         moved = torch.nn.functional.pad(numbers, args[0]) if constant else node.target(numbers, *args, **options)  # type: ignore[operator]
     else:
         moved = node.target(numbers, *args, **options)  # type: ignore[operator]
-    if tuple(moved.shape) != (1, *shape):
-        raise low.refused(f"`{name}` moves entries between images")
     index = moved[0].round().long() - 1
-    if bool((index >= 0).all()) and torch.equal(index.flatten(), torch.arange(math.prod(value.shape))):
+    same = [torch.equal(other.round(), (index + 1 + k * count) * (index >= 0)) for k, other in enumerate(moved)]
+    if tuple(moved.shape) != (3, *shape) or not all(same) or int(index.max()) >= count:
+        raise low.refused(f"`{name}` moves entries between images")
+    if bool((index >= 0).all()) and torch.equal(index.flatten(), torch.arange(count)):
         return reshaped(low, value, shape)
     result = low.emit(Rearrange, [value], shape, {"index": low.constants.literal(index)})
     if fill:
-        where = low.constants.literal(torch.where(index < 0, fill, 0.0).double())
-        result = scaled(low, result, None, where)
+        result = scaled(low, result, None, low.constants.literal((index < 0) * torch.tensor(fill, dtype=torch.float64)))
     return result
 
 
-def on_one_image(arguments: Any) -> Any:
-    """Arguments with the size of the batch replaced by 1, and constants by their values."""
-    if isinstance(arguments, Batch):
-        return 1
-    if isinstance(arguments, dict):
-        return {key: on_one_image(item) for key, item in arguments.items()}
-    if isinstance(arguments, list | tuple):
-        return type(arguments)(on_one_image(item) for item in arguments)
-    return getattr(arguments, "value", arguments)
+@rule("index")
+def index(low: Lowering, node: fx.Node, x: Any, indices: Any) -> Value:
+    """Entries chosen by constants, as in x[:, [2, 0, 1]]."""
+    if not indices or indices[0] is not None:
+        raise low.refused("it takes some images of a batch only")
+    if any(isinstance(i, Value) for i in indices):
+        raise low.refused("it chooses by the values of the image")
+    return rearrange(low, node, x, indices)
+
+
+def on_three_images(arguments: Any) -> Any:
+    return map_constants(one_image(arguments, 3), lambda constant: constant.value)
 
 
 def padding_value(name: str, args: Any, options: Any) -> float:

@@ -50,10 +50,13 @@ class LinearMap(Operation):
         """Centre ± |W|·radius (Gowal et al., ICCV 2019, §3)."""
         ((low, high),) = boxes
         centre, radius = (low + high) / 2, (high - low) / 2
+        if arithmetic.unit:
+            radius = radius + 2 * arithmetic.tiny  # numbers that are flushed to zero
         middle, reach = self.evaluate(centre), self.magnitudes(radius)
         if arithmetic.unit:
-            size = self.magnitudes(largest((low, high)) + arithmetic.tiny) + self._offset_size()
-            reach = reach + 16 * arithmetic.gamma(self.fan_in + 4) * size + self._underflow(arithmetic)
+            x = largest((low, high)) + arithmetic.tiny
+            size = self.magnitudes(x) + self._offset_size()
+            reach = reach + 16 * arithmetic.gamma(self.fan_in + 4) * size + self._underflow(arithmetic) * (1 + top(x))
         return middle - reach, middle + reach
 
     def moved(self, *errors: Tensor) -> Tensor:
@@ -64,7 +67,9 @@ class LinearMap(Operation):
         (x,) = sizes
         reach = self.magnitudes(x + arithmetic.tiny) + self._offset_size()
         flushed = self.magnitudes(torch.full_like(x, arithmetic.tiny))  # inputs that are flushed to zero
-        return (8 * arithmetic.gamma(self.fan_in + 2) * reach + flushed) * UP + self._underflow(arithmetic)
+        return (8 * arithmetic.gamma(self.fan_in + 2) * reach + flushed) * UP + self._underflow(arithmetic) * (
+            1 + top(x)
+        )
 
     def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
         """Higham, §3.5: |W| times the input's norm, where `rounded` takes every entry for as large as the largest."""
@@ -72,19 +77,21 @@ class LinearMap(Operation):
         growth, offset = self.growth(norm), self.offset()
         flushed = growth * ones(self.input_shape(), norm) * arithmetic.tiny
         reach = growth * size + flushed + (0.0 if offset is None else spread(offset, self.shape, norm))
-        below = ones(self.shape, norm) * self._underflow(arithmetic)
+        below = ones(self.shape, norm) * self._underflow(arithmetic) * (1 + size)
         return (8 * arithmetic.gamma(self.fan_in + 2) * reach + flushed + below) * UP
 
     def pull_back(self, shape: Shape, weights: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
         """Wᵀ, by the derivative of `linear`; entries of no weight stay exactly 0."""
         pulled = transposed(self.linear, shape, weights)
         size = transposed(self.magnitudes, shape, weights.abs() + errors)
+        reached = transposed(self.magnitudes, shape, (weights.abs() + errors > 0).to(weights)) > 0
         terms = math.prod(self.shape) + 2
         relative = min(16 * (terms * 2.0**-53) / (1 - terms * 2.0**-53), 1.0)
         below = transposed(self.magnitudes, shape, errors) * UP
-        return pulled, below + relative * size + (size > 0) * 2.0**-1000
+        return pulled, below + relative * size + reached * 2.0**-1000
 
     def _underflow(self, arithmetic: Arithmetic) -> float:
+        """Of products, sums and weights that are flushed to zero; the latter count times the input."""
         return 4 * (self.fan_in + 1) * arithmetic.tiny
 
     def _offset_size(self) -> Tensor | float:
@@ -121,12 +128,14 @@ class Affine(Operation):
         (i,) = self.inputs
         if self.scale is None:
             return walk.constant(i, part)
-        before = walk.operation(i)
+        part = walk.restricted(part, self.scale != 0, self.shape)
+        if part is not None and not bool(part.any()):
+            return 0.0
+        before = walk.operation(i) if walk.fuses else None
         if before is not None and hasattr(before, "scaled_lipschitz"):
             rows = per_row(self.scale, self.shape, before)
             if rows is not None:  # both are one linear map, whose norm may be far below the product of theirs
-                return before.scaled_lipschitz(walk, i, part, rows)
-        part = walk.restricted(part, self.scale != 0, self.shape)
+                return before.scaled_lipschitz(walk, i, part, rows, number)
         return walk.product(walk.steepest(self.scale, self.shape, part), walk.constant(i, part))
 
     def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
@@ -144,19 +153,20 @@ class Affine(Operation):
         (x,) = sizes
         steep = torch.ones((), dtype=x.dtype) if self.scale is None else self.scale.abs()
         reach = (x + arithmetic.tiny) * steep + (0.0 if self.shift is None else self.shift.abs())
-        return (4 * arithmetic.gamma(2) * reach + arithmetic.tiny * steep) * UP + 4 * arithmetic.tiny
+        return (4 * arithmetic.gamma(2) * reach + arithmetic.tiny * (steep + x)) * UP + 4 * arithmetic.tiny
 
     def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
         steep = 1.0 if self.scale is None else float(self.scale.abs().max())
         flushed = ones(self.shape, norm) * arithmetic.tiny
         reach = (lengths[0] + flushed) * steep + (0.0 if self.shift is None else spread(self.shift, self.shape, norm))
-        return (4 * arithmetic.gamma(2) * reach + flushed * (steep + 4)) * UP
+        return (4 * arithmetic.gamma(2) * reach + flushed * (steep + 4) + arithmetic.tiny * lengths[0]) * UP
 
     def pull_back(self, shape: Shape, weights: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
         if self.scale is None:
             return weights, errors
         pulled, steep = weights * self.scale, self.scale.abs()
-        return pulled, errors * steep * UP + 2.0**-51 * pulled.abs() + ((weights != 0) & (steep > 0)) * 2.0**-1000
+        reached = (weights.abs() + errors > 0) & (steep > 0)
+        return pulled, errors * steep * UP + 2.0**-51 * pulled.abs() + reached * 2.0**-1000
 
 
 def per_row(scale: Tensor, shape: Shape, before: Operation) -> Tensor | None:
@@ -181,13 +191,20 @@ def spread(entries: Tensor, shape: Shape, norm: Norm) -> float:
 
 
 def length(x: Tensor, norm: Norm) -> float:
-    """The norm of all entries of x, rounded up. Scaled, as squares of 2⁻⁵⁴⁰ are 0."""
+    """The norm of all entries of x, rounded up. Squares of 2⁻⁵⁴⁰ are 0, so that they are scaled before; below 2⁻¹⁰²²
+    roundings are not relative, so that no length but 0 is smaller."""
     x = x.detach().flatten().abs()
-    top = float(x.max()) if len(x) else 0.0
-    if norm is Norm.LINF or top == 0 or not math.isfinite(top):
-        return top
-    scaled = x / top
-    return top * float(scaled.norm() if norm is Norm.L2 else scaled.sum()) * (1 + 4 * (len(x) + 4) * 2.0**-53)
+    most = float(x.max()) if len(x) else 0.0
+    if norm is Norm.LINF or most == 0 or not math.isfinite(most):
+        return most
+    scaled = x / most
+    length = most * float(scaled.norm() if norm is Norm.L2 else scaled.sum()) * (1 + 4 * (len(x) + 4) * 2.0**-53)
+    return max(length, 2.0**-1022)
+
+
+def top(x: Tensor) -> Tensor:
+    """(B, 1, …): the largest entry of each of a batch."""
+    return x.flatten(1).amax(1).view(-1, *[1] * (x.dim() - 1))
 
 
 def broadcasts(constant: Shape, shape: Shape) -> bool:

@@ -23,8 +23,8 @@ TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Convolution(LinearMap):
-    """Weight (C', C/groups, *kernel), bias (C',): images (C, *size) to (C', *size'). Other padding than with zeros is an
-    operation of its own before it."""
+    """Weight (C', C/groups, *kernel), bias (C',): images (C, *size) to (C', *size'). Padding with anything but zeros is
+    an operation of its own before it."""
 
     weight: Tensor
     bias: Tensor | None
@@ -83,8 +83,13 @@ class Convolution(LinearMap):
     def _check(self, shape: Shape, axes: int) -> None:
         lists = (self.stride, self.padding, self.dilation)
         expect(axes in FORWARD and self.weight.dim() == axes + 2 and 0 not in self.weight.shape, "no convolution")
-        expect(all(len(values) == axes for values in lists), "a stride, padding or dilation that has not one number an axis")
-        expect(self.groups > 0 and min(self.stride + self.dilation) > 0 and min(self.padding) >= 0, "an impossible geometry")
+        expect(
+            all(len(values) == axes for values in lists), "stride, padding and dilation have one number an axis each"
+        )
+        expect(
+            self.groups > 0 and min(self.stride + self.dilation) > 0 and min(self.padding) >= 0,
+            "an impossible geometry",
+        )
         expect(shape == self.input_shape(), f"images of {self.input_shape()} are due, not {shape}")
         outputs = self.result_channels()
         expect(self.bias is None or self.bias.shape == (outputs,), "a bias that does not fit its weight")
@@ -93,10 +98,13 @@ class Convolution(LinearMap):
         return self.weight.shape[0]
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
-        return self.scaled_lipschitz(walk, number, part, None)
+        return self.scaled_lipschitz(walk, number, part)
 
-    def scaled_lipschitz(self, walk: Walk, number: int, part: Tensor | None, rows: Tensor | None) -> Any:
-        """Of the map with its output channels times `rows`, as one; a part counts with all positions of a channel."""
+    def scaled_lipschitz(
+        self, walk: Walk, number: int, part: Tensor | None, rows: Tensor | None = None, by: int = 0
+    ) -> Any:
+        """Of the map with its output channels times `rows`, as the `by`-th operation does, in one; a part counts with all
+        positions of a channel."""
         blocks = []
         for group, kept in self._kept(part):
 
@@ -106,7 +114,7 @@ class Convolution(LinearMap):
                 own = own if scale is None else own.scaled(scale)
                 return own if kept is None else replace(own, weight=self._rows(own.weight, kept))  # type: ignore
 
-            norm = walk.measured(number, group if self.groups > 1 else None, kept, operator, fused=rows is not None)
+            norm = walk.measured(number, group if self.groups > 1 else None, kept, operator, by)
             blocks.append((norm, self._needed(walk, group, kept)))
         return walk.side_by_side(number, blocks)
 
@@ -170,6 +178,7 @@ class TransposedConvolution(Convolution):
     def result_shape(self, *shapes: Shape) -> Shape:
         (shape,), axes = shapes, len(self.size)
         self._check(shape, axes)
+        expect(self.weight.shape[0] % self.groups == 0, f"{self.groups} groups of {self.weight.shape[0]} channels")
         expect(len(self.output_padding) == axes and min(self.output_padding) >= 0, "an impossible output padding")
         limits = zip(self.output_padding, self.stride, self.dilation, strict=True)
         expect(all(o < max(s, d) for o, s, d in limits), "an output padding of at least the stride and the dilation")

@@ -1,4 +1,4 @@
-"""Distances to fixed points: the neurons of l∞-distance nets (Zhang et al., ICML 2021), prototypes, nearest neighbours."""
+"""Distances to fixed points: neurons of l∞-distance nets (Zhang et al., ICML 2021), prototypes, nearest neighbours."""
 
 from __future__ import annotations
 
@@ -36,19 +36,18 @@ class _Distances(Operation):
     p: float
 
     def one_by_one(self, walk: Walk, part: Tensor | None, need: Tensor | None, seen: int, copies: int) -> Any:
-        """Each distance moves by no more than what it is measured to does, in l_p. Together, an entry of the input counts
-        as often as distances see it: `copies` times."""
-        return walk.product(
-            widening(self.p, walk.norm, seen), walk.copied(copies), walk.constant(self.inputs[0], need)
-        )
+        """Each distance moves by no more than what it is measured to does, in l_p. Together, an entry of the input
+        counts as often as distances see it: `copies` times."""
+        return walk.product(widening(self.p, walk.norm, seen), walk.copied(copies), walk.constant(self.inputs[0], need))
 
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
         """At p = ∞ one difference rounds, and the largest is exact; otherwise powers, sums and roots round too."""
         if self.p == math.inf:
             return 4 * arithmetic.unit * (size + sizes[0].max()) + 4 * arithmetic.tiny
         n = self.weight[0].numel()
-        lost = (2 * n + 4) * arithmetic.tiny if self.p == 1 else math.sqrt((2 * n + 4) * arithmetic.tiny)
-        return 8 * arithmetic.gamma(n + 8) * (size + self.spread_of(sizes[0])) + lost
+        lost = (4 * n + 8) * arithmetic.tiny if self.p == 1 else math.sqrt((4 * n + 8) * arithmetic.tiny)
+        own = 8 * arithmetic.gamma(n + 8) * (size + self.spread_of(sizes[0])) + lost
+        return own.where(size.square() < arithmetic.largest / 4, math.inf)  # squares overflow
 
     def spread_of(self, size: Tensor) -> float:
         """A norm of the input: by how much its flushed entries count."""
@@ -133,7 +132,9 @@ class DistanceConvolution(_Distances):
         (channels, *_), (outputs, per_group, k, _) = walk.shape(self.inputs[0]), self.weight.shape
         chosen = torch.ones(outputs, dtype=torch.bool) if part is None else part.flatten(1).any(1)
         filters = chosen.view(self.groups, -1).sum(1)
-        need = (filters > 0).repeat_interleave(per_group)[:, None, None].expand(channels, *walk.shape(self.inputs[0])[1:])
+        need = (
+            (filters > 0).repeat_interleave(per_group)[:, None, None].expand(channels, *walk.shape(self.inputs[0])[1:])
+        )
         copies = int(filters.max()) * (-(-k // self.stride)) ** 2
         return self.one_by_one(walk, part, need, per_group * k * k, copies)
 
@@ -159,13 +160,14 @@ class NearestNeighbour(Operation):
     labels: Tensor
     classes: int
     kind: ClassVar[str] = "nearest_neighbour"
+    integers: ClassVar[dict[str, torch.dtype]] = {"images": torch.uint8, "labels": torch.int64}
 
     def evaluate(self, *values: Tensor) -> Tensor:
         return class_distances(values[0], self.images, self.labels, self.classes)
 
     def result_shape(self, *shapes: Shape) -> Shape:
         expect(self.images.dtype == torch.uint8 and self.labels.dtype == torch.int64, "bytes and whole numbers are due")
-        expect(tuple(self.images.shape[1:]) == shapes[0], f"images of {shapes[0]} are due")
+        expect(self.images.dim() > 1 and tuple(self.images.shape[1:]) == shapes[0], f"images of {shapes[0]} are due")
         expect(self.labels.shape == self.images.shape[:1] and self.classes > 0, "a label an image is due")
         inside = len(self.labels) == 0 or (int(self.labels.min()) >= 0 and int(self.labels.max()) < self.classes)
         expect(inside, f"labels from 0 to {self.classes - 1} are due")
@@ -191,6 +193,6 @@ class NearestNeighbour(Operation):
         """The search rounds: a point chosen may be farther than the nearest by √(its error in the squared distance)."""
         n = max(1, sizes[0].numel() // len(sizes[0]))
         longest = float(sizes[0].flatten(1).norm(dim=1).max()) + math.sqrt(n)
-        squared = 2 * arithmetic.gamma(n + 8) * longest**2 + (8 * n + 16) * arithmetic.tiny
+        squared = 2 * arithmetic.gamma(n + 8) * longest * longest + (8 * n + 16) * arithmetic.tiny
         local = math.sqrt(squared) + 8 * arithmetic.gamma(n + 8) * longest + 2e-15  # √1e-30 under the root: see there
         return torch.full((len(sizes[0]), self.classes), local * UP, dtype=sizes[0].dtype)

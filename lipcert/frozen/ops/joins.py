@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -200,7 +199,8 @@ class Split(Operation):
 
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
         x = sizes[0] * arithmetic.unit * 2 + arithmetic.tiny
-        return torch.stack((self.first.abs() * x, self.second.abs() * x), 1) * UP + 2 * arithmetic.tiny
+        flushed = (2 + sizes[0]) * arithmetic.tiny  # results, and factors
+        return torch.stack((self.first.abs() * x + flushed, self.second.abs() * x + flushed), 1) * UP
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -251,11 +251,11 @@ class Merge(Operation):
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
         x, y = (s + arithmetic.tiny for s in sizes)
         reach = self.first.abs() * x + self.second.abs() * y
-        flushed = (self.first.abs() + self.second.abs() + 6) * arithmetic.tiny
+        flushed = (self.first.abs() + self.second.abs() + x + y + 6) * arithmetic.tiny
         return (4 * arithmetic.gamma(2) * reach + flushed) * UP
 
     def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
         steep = [float(c.abs().max()) for c in (self.first, self.second)]
-        flushed = (sum(steep) + 6) * arithmetic.tiny * ones(self.shape, norm)
-        reach = math.fsum(s * n for s, n in zip(steep, lengths, strict=True)) + flushed
+        flushed = (sum(steep) + sum(lengths) + 6) * arithmetic.tiny * ones(self.shape, norm)
+        reach = sum(s * n for s, n in zip(steep, lengths, strict=True)) + flushed
         return (4 * arithmetic.gamma(2) * reach + flushed) * UP

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Linear(LinearMap):
-    """y = Wx + b along the last axis: one matrix (m, n) at every position, or G matrices (G, m, n) for inputs (G, n)."""
+    """y = Wx + b along the last axis: one matrix (m, n) for all positions, or G matrices (G, m, n) for inputs (G, n)."""
 
     weight: Tensor
     bias: Tensor | None
@@ -64,12 +64,14 @@ class Linear(LinearMap):
         return (*shape[:-1], weight[-2])
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
-        return self.scaled_lipschitz(walk, number, part, None)
+        return self.scaled_lipschitz(walk, number, part)
 
-    def scaled_lipschitz(self, walk: Walk, number: int, part: Tensor | None, rows: Tensor | None) -> Any:
-        """Of diag(rows)·W, as one map."""
+    def scaled_lipschitz(
+        self, walk: Walk, number: int, part: Tensor | None, rows: Tensor | None = None, by: int = 0
+    ) -> Any:
+        """Of diag(rows)·W, as one map; the `by`-th operation is what scales."""
         if self.weight.dim() == 2 and part is None:
-            blocks = [(self._norm(walk, number, None, None, rows), self._needed(walk, None, None))]
+            blocks = [(self._norm(walk, number, None, None, rows, by), self._needed(walk, None, None))]
             return walk.side_by_side(number, blocks)
         blocks, positions = [], len(self.weight) if self.weight.dim() == 3 else None
         mask = torch.ones(self.shape, dtype=torch.bool) if part is None else part
@@ -77,16 +79,18 @@ class Linear(LinearMap):
         for at in mask.any(1).nonzero()[:, 0].tolist():
             chosen = None if bool(mask[at].all()) else mask[at]
             group = at if positions else None
-            blocks.append((self._norm(walk, number, group, chosen, rows), self._needed(walk, at, chosen)))
+            blocks.append((self._norm(walk, number, group, chosen, rows, by), self._needed(walk, at, chosen)))
         return walk.side_by_side(number, blocks)
 
-    def _norm(self, walk: Walk, number: int, group: int | None, chosen: Tensor | None, rows: Tensor | None) -> Any:
+    def _norm(
+        self, walk: Walk, number: int, group: int | None, chosen: Tensor | None, rows: Tensor | None, by: int
+    ) -> Any:
         def operator() -> Matrices:
             weight = self.weight if group is None else self.weight[group]
             weight = weight if rows is None else weight * rows[:, None]
             return Matrices((weight if chosen is None else weight[chosen])[None])
 
-        return walk.measured(number, group, chosen, operator, fused=rows is not None)
+        return walk.measured(number, group, chosen, operator, by)
 
     def _needed(self, walk: Walk, at: int | None, chosen: Tensor | None) -> Tensor | None:
         """The entries of the input that rows `chosen` see, at position `at` (None: at all positions)."""
@@ -159,5 +163,3 @@ def along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
     if axis == x.dim() - 2:
         return matrix @ x
     return F.linear(x.movedim(axis, -1), matrix).movedim(-1, axis)
-
-

@@ -79,6 +79,7 @@ class Reshape(Move):
         return values[0].reshape(-1, *self.shape)
 
     def result_shape(self, *shapes: Shape) -> Shape:
+        expect(min(self.shape, default=1) > 0, f"a shape of {self.shape}")
         expect(math.prod(self.shape) == math.prod(shapes[0]), f"{shapes[0]} can't become {self.shape}")
         return self.shape
 
@@ -131,6 +132,7 @@ class Rearrange(Move):
 
     index: Tensor
     kind: ClassVar[str] = "rearrange"
+    integers: ClassVar[dict[str, torch.dtype]] = {"index": torch.int64}
 
     def evaluate(self, *values: Tensor) -> Tensor:
         flat, at = values[0].flatten(1), self.index.flatten()
@@ -142,7 +144,7 @@ class Rearrange(Move):
     def result_shape(self, *shapes: Shape) -> Shape:
         numbers = not self.index.is_floating_point() and self.index.numel() > 0
         expect(numbers, "an index of whole numbers is due")
-        inside = -1 <= int(self.index.min()) and int(self.index.max()) < math.prod(shapes[0])
+        inside = int(self.index.min()) >= -1 and int(self.index.max()) < math.prod(shapes[0])
         expect(inside, f"an index outside of {shapes[0]}")
         return tuple(self.index.shape)
 

@@ -54,16 +54,32 @@ class Pointwise(Operation):
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
         """16 roundings relative to |f(0)| plus the slope times |x|: what well-kept libraries stay far below."""
         if functions.FUNCTIONS[self.function].exact:
-            return torch.zeros_like(size)
+            return torch.full_like(size, self._of_parameters(arithmetic))
         reach = self._at_zero() + self.slope() * sizes[0]
-        return arithmetic.gamma(16) * reach * UP + (4 + self.slope()) * arithmetic.tiny
+        return arithmetic.gamma(16) * reach * UP + self._underflow(arithmetic, sizes[0])
 
     def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
-        if functions.FUNCTIONS[self.function].exact:
-            return 0.0
         spread = ones(self.shape, norm)
+        if functions.FUNCTIONS[self.function].exact:
+            return self._of_parameters(arithmetic) * spread
         reach = self._at_zero() * spread + self.slope() * lengths[0]
-        return (arithmetic.gamma(16) * reach + (4 + self.slope()) * arithmetic.tiny * spread) * UP
+        return (arithmetic.gamma(16) * reach + self._underflow(arithmetic, lengths[0]) * spread) * UP
+
+    def _of_parameters(self, arithmetic: Arithmetic) -> float:
+        """What parameters, numbers of float64, lose in less precision, or if they are flushed to zero."""
+        finite = [abs(p) for p in self.parameters if math.isfinite(p) and p]
+        return sum(2 * arithmetic.unit * p if arithmetic.unit > 2.0**-53 else 0.0 for p in finite) + sum(
+            arithmetic.tiny for p in finite if p < arithmetic.tiny
+        )
+
+    def _underflow(self, arithmetic: Arithmetic, x: Any) -> Any:
+        """Of results, arguments and products of parameters, for arguments of at most `x`. Infinite where the parameters
+        or what they are multiplied with overflow, or where one is not a normal number."""
+        sizes = [abs(p) for p in self.parameters if p]
+        gain = math.prod(max(1.0, p) for p in sizes)
+        if any(p < arithmetic.tiny for p in sizes) or not gain * gain < arithmetic.largest:
+            gain = math.inf
+        return (4 + self.slope() + 4 * gain) * (1 + x) * arithmetic.tiny
 
     def _at_zero(self) -> float:
         return abs(functions.value_at(self.function, 0.0, self.parameters))
@@ -105,11 +121,11 @@ class LeakyReLU(Operation):
 
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
         steep = self.steepest()
-        return (2 * arithmetic.unit * sizes[0] * steep + (2 + steep) * arithmetic.tiny) * UP
+        return (2 * arithmetic.unit * sizes[0] * steep + (2 + steep + sizes[0]) * arithmetic.tiny) * UP
 
     def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
         steep = float(self.steepest().max())
-        flushed = (2 + steep) * arithmetic.tiny * ones(self.shape, norm)
+        flushed = (2 + steep + lengths[0]) * arithmetic.tiny * ones(self.shape, norm)
         return (2 * arithmetic.unit * steep * lengths[0] + flushed) * UP
 
 
@@ -172,7 +188,8 @@ class TwoSided(Operation):
         if self.t is None:
             return torch.zeros_like(size)
         t = self.t.expand(self.shape_of_half())
-        once = arithmetic.gamma(32) * (sizes[0] + 2 * t) + (8 + t) * arithmetic.tiny
+        once = arithmetic.gamma(32) * (sizes[0] + 2 * t) + (8 + 4 * t) * arithmetic.tiny
+        once = once.where(t >= arithmetic.tiny, math.inf)  # a t that is flushed to zero leaves 0/0
         return torch.cat((once, once), self.axis + 1) * UP
 
     def shape_of_half(self) -> Shape:

@@ -84,9 +84,13 @@ class MaxPool(_LargestOfWindows):
         expect(axes in MAX_POOL and len(shape) == axes + 1, f"windows of {self.kernel} on {shape}")
         expect(all(len(values) == axes for values in lists), "a geometry that has not one number an axis")
         expect(min(self.kernel + self.stride + self.dilation) > 0 and min(self.padding) >= 0, "an impossible geometry")
-        expect(all(2 * p <= k for p, k in zip(self.padding, self.kernel, strict=True)), "more padding than half a window")
+        expect(
+            all(2 * p <= k for p, k in zip(self.padding, self.kernel, strict=True)), "more padding than half a window"
+        )
         sides = tuple(self._count(k, n) for k, n in enumerate(shape[1:]))
         expect(min(sides) > 0, f"a window of {self.kernel} does not fit {shape}")
+        inside = all(bool(seen.any(1).all()) for seen in self.windows(shape[1:]))
+        expect(inside, f"a window of {self.kernel} sees nothing of {shape} but padding")
         return (shape[0], *sides)
 
     def _count(self, axis: int, n: int) -> int:
@@ -118,7 +122,8 @@ class AdaptiveMaxPool(_LargestOfWindows):
 
     def result_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
-        expect(len(self.output_size) in ADAPTIVE and len(shape) == len(self.output_size) + 1, f"{self.output_size} windows of {shape}")
+        fits = len(self.output_size) in ADAPTIVE and len(shape) == len(self.output_size) + 1
+        expect(fits, f"{self.output_size} windows of {shape}")
         expect(min(self.output_size) > 0, "as many windows as there are positions, at least 1")
         return (shape[0], *self.output_size)
 
@@ -175,17 +180,20 @@ class NormPool(_Windows):
         least, most = self.evaluate(nearest), self.evaluate(largest((low, high)))
         if not arithmetic.unit:
             return least, most
-        return outward(least, most, 2 * self.rounded(arithmetic, most, most))
+        return outward(least, most, 2 * self.rounded(arithmetic, most, largest(boxes[0])))
 
     def moved(self, *errors: Tensor) -> Tensor:
         """At most the sum over a window, over √divisor: no square that could underflow."""
         return self._mean(errors[0]) * math.sqrt(self.divisor) * UP
 
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
-        """Squares, their sum, δ, the division and the root; squares that underflow count with 1/(2√δ)."""
+        """Squares, their sum, δ, the division and the root; squares that underflow count with 1/√δ. Infinite where they
+        may overflow."""
         taps = math.prod(self.kernel)
-        lost = (2 * taps + 4) * arithmetic.tiny / (2 * math.sqrt(self.delta))
-        return 4 * arithmetic.gamma(taps + 4) * (size + math.sqrt(self.delta)) + lost + 4 * arithmetic.tiny
+        lost = (2 * taps + 6) * arithmetic.tiny / math.sqrt(self.delta)
+        own = 4 * arithmetic.gamma(taps + 4) * (size + math.sqrt(self.delta)) + lost + 4 * arithmetic.tiny
+        most = float(sizes[0].max())
+        return own if most * most * taps < arithmetic.largest / 4 else torch.full_like(own, math.inf)
 
     def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
         if norm is not Norm.L2:
@@ -193,7 +201,7 @@ class NormPool(_Windows):
         taps, spread = math.prod(self.kernel), ones(self.shape, norm)
         copies = math.prod(-(-k // s) for k, s in zip(self.kernel, self.stride, strict=True))
         reach = math.sqrt(copies / self.divisor) * lengths[0] + 2 * math.sqrt(self.delta) * spread
-        lost = (2 * taps + 4) * arithmetic.tiny / (2 * math.sqrt(self.delta)) + 4 * arithmetic.tiny
+        lost = (2 * taps + 6) * arithmetic.tiny / math.sqrt(self.delta) + 4 * arithmetic.tiny
         return (4 * arithmetic.gamma(taps + 4) * reach + lost * spread) * UP
 
 

@@ -1,7 +1,8 @@
-"""The recurrent cell that never expands an l2 distance (Qian & Wegman, ICLR 2019, appendix A.4), over a whole sequence."""
+"""The recurrent cell that never expands an l2 distance (Qian & Wegman, ICLR 2019, appendix A.4), over a sequence."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,10 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Recurrent(Operation):
-    """(x₁ … x_T) ↦ (y₁ … y_T, h_T) with s_t = two-sided ReLU(W[x_t; h_{t−1}] + b), y_t = cos·s_t, h_t = sin·s_t, h₀ = 0.
+    """(x₁ … x_T) ↦ (y₁ … y_T, h_T): s_t = two-sided ReLU(W[x_t; h_{t−1}] + b), y_t = cos·s_t, h_t = sin·s_t, h₀ = 0.
 
-    (T, n) to (T + 1, 2·hidden), weight (hidden, n + 2·hidden). `cos` and `sin` are one number each, of magnitude 1 at
-    most together.
+    (T, n) to (T + 1, 2·hidden), weight (hidden, n + 2·hidden). `cos` and `sin` are one number each.
     """
 
     weight: Tensor
@@ -41,15 +41,18 @@ class Recurrent(Operation):
         fits = len(shapes[0]) == 2 and hidden > 0 and shapes[0][1] == width - 2 * hidden
         expect(fits, f"a weight of {tuple(self.weight.shape)} on {shapes[0]}")
         expect(self.bias is None or self.bias.shape == (hidden,), "a bias that does not fit its weight")
-        expect(self.cos.numel() == self.sin.numel() == 1, "one cosine and one sine are due")
+        expect(self.cos.shape == self.sin.shape == (), "one cosine and one sine are due")
         return (shapes[0][0] + 1, 2 * hidden)
 
     def _turn(self) -> float:
         return float(torch.hypot(self.cos, self.sin).max()) * UP
 
+    def _size(self) -> float:
+        return float(growth(Matrices(self.weight[None]), Norm.L2).max())
+
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
-        """A step multiplies the square of how far its input and its state moved by at most (σ·√(cos² + sin²))², σ the norm
-        of W, and leaves the earlier outputs alone: max(1, σ·√…)^T over T steps."""
+        """A step multiplies how far its input and its state moved together by at most σ·√(cos² + sin²), σ the norm of W,
+        and leaves the earlier outputs alone: max(1, σ·√…)^T over T steps."""
         if walk.norm is not Norm.L2:
             raise ValueError(f"`{self.name or self.kind}`: a recurrent cell has a Lipschitz rule in l2 alone")
         step = walk.product(walk.measured(number, None, None, lambda: Matrices(self.weight[None])), self._turn())
@@ -74,13 +77,12 @@ class Recurrent(Operation):
 
     def _times(self, arithmetic: Arithmetic, factor: Tensor, box: Box) -> Box:
         one, other = factor * box[0], factor * box[1]
-        wider = 4 * arithmetic.unit * largest((one, other)) + 4 * arithmetic.tiny
+        wider = 4 * arithmetic.unit * largest((one, other)) + 4 * (1 + factor.abs() + largest(box)) * arithmetic.tiny
         return torch.minimum(one, other) - wider, torch.maximum(one, other) + wider
 
     def moved(self, *errors: Tensor) -> Tensor:
         """In norm: no entry moves farther than the whole."""
-        matrix = float(growth(Matrices(self.weight[None]), Norm.L2).max())
-        gain = max(1.0, matrix * self._turn()) ** (self.shape[0] - 1)
+        gain = math.prod([max(1.0, self._size() * self._turn())] * (self.shape[0] - 1))
         total = errors[0].flatten(1).sum(1).view(-1, 1, 1)
         return (total * gain * UP).expand(-1, *self.shape)
 
@@ -89,15 +91,17 @@ class Recurrent(Operation):
         return torch.full_like(size, reach)
 
     def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
-        """Every step adds the rounding of its product and of its scaling, and carries on what came before."""
-        steps, n = self.shape[0] - 1, self.weight.shape[1]
-        matrix = float(growth(Matrices(self.weight[None]), Norm.L2).max())
-        gain = max(1.0, matrix * self._turn()) ** steps
+        """Every step adds the rounding of its product and of its scaling, and carries on what came before. Infinite where
+        that is not small beside the value."""
+        steps, n, matrix, turn = self.shape[0] - 1, self.weight.shape[1], self._size(), max(1.0, self._turn())
+        gain = math.prod([max(1.0, matrix * turn)] * steps)
         bias = 0.0 if self.bias is None else length(self.bias, Norm.L2)
-        reach = gain * (lengths[0] + steps * bias)
-        below = 8 * (n + 2) * arithmetic.tiny * (1 + matrix) * ones(self.shape, Norm.L2)
-        local = 8 * arithmetic.gamma(n + 6) * (matrix * reach + bias + reach) + below
-        return gain * steps * local * UP
+        reach = gain * (lengths[0] + steps * turn * bias)
+        below = 8 * (n + 2) * arithmetic.tiny * (1 + matrix) * (1 + reach) * ones(self.shape, Norm.L2)
+        relative = 8 * arithmetic.gamma(n + 6)
+        if not relative * (1 + matrix) * turn * gain * steps < 0.01:
+            return math.inf
+        return gain * steps * turn * (relative * (matrix * reach + bias + reach) + below) * UP
 
 
 def unrolled(x: Tensor, weight: Tensor, bias: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,0 +1,344 @@
+"""The Python API: load, freeze, certify, attack, lipschitz_bound and train, as `lipcert.load` and so on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+import lipcert.conf
+from lipcert.attacks.judge import judge
+from lipcert.certificates.interval import Interval
+from lipcert.certificates.pairwise import Pairwise
+from lipcert.cli import settings_of
+from lipcert.contracts import BoundCertificate, Kind, Norm
+from lipcert.frozen import Network, file
+from lipcert.frozen import freeze as freeze_module
+from lipcert.frozen.lipschitz import Walk
+from lipcert.frozen.pairs import BOUNDS, pair_bounds
+from lipcert.frozen.report import layer_rows
+from lipcert.tasks import store
+from lipcert.tasks import train as task
+from lipcert.tasks.arithmetic import exact_arithmetic
+from lipcert.tasks.choices import among, options
+from lipcert.tasks.settings import build, check
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+BATCH = 500  # images that are certified or attacked at once
+
+
+class Certification(NamedTuple):
+    """What is proved of a batch of images: arrays (B,), of numpy where the images were.
+
+    prediction  the class with the largest logit
+    margin      the label's logit minus the largest other one; below 0 where the prediction is another class
+    radius      no image in [0, 1] that lies nearer than this, in `norm`, is given another class than the label; 0 where
+                the prediction is another one
+    kind        what the radius claims: Kind.PROOF
+    norm        l2, linf or l1
+    """
+
+    prediction: Any
+    margin: Any
+    radius: Any
+    kind: Kind
+    norm: Norm
+
+
+class AttackResult(NamedTuple):
+    """What an attack found on a batch of images; arrays of numpy where the images were.
+
+    images    (B, C, H, W) in [0, 1], float64; the clean image where the attack failed on it
+    success   (B,) whether the network misclassifies them, judged in float64
+    distance  (B,) from the clean images in `norm`: 0 where those are misclassified themselves, inf without success
+    """
+
+    images: Any
+    success: Any
+    distance: Any
+    norm: Norm
+
+
+class LipschitzBound(NamedTuple):
+    """Proved bounds, in float64 and rounded up, of how far a network's outputs move while its input moves by 1 in `norm`.
+
+    vector  of all K outputs as one vector, in the same norm
+    logits  (K,) of each output by itself
+    pairs   (K, K) of each difference of two outputs: what certified radii rest on
+    layers  a row for each linear layer: its operator `norm`, the bound of the vector up to it (`lipschitz`), and its
+            `cost`: by which factor `vector` would be smaller, were its norm 1
+    """
+
+    vector: float
+    logits: np.ndarray
+    pairs: np.ndarray
+    layers: list[dict[str, Any]]
+    norm: Norm
+
+
+class CertifiedClassifier:
+    """A frozen network, and the certificate that proves a radius for each image.
+
+    Images are numpy arrays or torch tensors (B, C, H, W), floats in [0, 1] or bytes of 0 to 255; what comes back is of
+    the same library.
+
+    >>> import lipcert, numpy, torch
+    >>> net = lipcert.freeze(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), (1, 8, 8))
+    >>> net(numpy.random.rand(5, 1, 8, 8)).shape
+    (5, 10)
+    """
+
+    def __init__(self, network: Network):
+        self.network = network
+        self._certificate: BoundCertificate | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image: (C, H, W)."""
+        return self.network.shape
+
+    @property
+    def classes(self) -> int:
+        """The number of logits."""
+        return self.network.classes
+
+    @property
+    def norm(self) -> Norm:
+        """The norm that its radii are in."""
+        return self.network.norm
+
+    def __call__(self, images: ArrayLike | Tensor) -> Any:
+        """Logits (B, K) in float64."""
+        with exact_arithmetic():
+            x = pixels(images, self.shape)
+            return like(images, torch.cat([self.network(part) for part in x.split(BATCH)]))
+
+    def certify(self, images: ArrayLike | Tensor, labels: ArrayLike | Tensor | None = None) -> Certification:
+        """A proved radius for each image, for its label or, without `labels` (B,), for the class that it is given.
+
+        ValueError where images or labels do not fit the network.
+
+        >>> import lipcert, numpy, torch
+        >>> net = lipcert.freeze(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), (1, 8, 8))
+        >>> verdict = net.certify(numpy.random.rand(5, 1, 8, 8))
+        >>> bool((verdict.radius >= 0).all()), str(verdict.kind), str(verdict.norm)
+        (True, 'proof', 'l2')
+        """
+        with exact_arithmetic():
+            x = pixels(images, self.shape)
+            y = self.network(x).argmax(1) if labels is None else classes(labels, len(x), self.classes)
+            if self._certificate is None:
+                self._certificate = self._strongest()(self.network)
+            parts = zip(x.split(BATCH), y.split(BATCH), strict=True)
+            found = [self._certificate.judge(images_, labels_) for images_, labels_ in parts]
+        columns = [torch.cat(column) for column in list(zip(*(v[:3] for v in found), strict=True))]
+        prediction, margin, radius = (like(images, column) for column in columns)
+        return Certification(prediction, margin, radius, self._certificate.kind, self.norm)
+
+    def _strongest(self) -> Any:
+        return Interval() if self.norm is Norm.LINF else Pairwise()
+
+    def attack(self, images: ArrayLike | Tensor, labels: ArrayLike | Tensor, name: str, **settings: Any) -> AttackResult:
+        """Attacks the images by the attack of that name; see `lipcert.attack`."""
+        return attack(self, images, labels, name, **settings)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the network to a folder, from which `lipcert.load` reads it: safetensors and JSON, no code.
+
+        >>> import lipcert, tempfile, torch
+        >>> net = lipcert.freeze(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), (1, 8, 8))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     net.save(folder)
+        ...     lipcert.load(folder).shape
+        (1, 8, 8)
+        """
+        file.save(self.network, Path(folder))
+
+
+def freeze(module: nn.Module, shape: tuple[int, ...], norm: str = "l2") -> CertifiedClassifier:
+    """The classifier that `module` is in evaluation mode, on images of `shape` (C, H, W), certified in `norm` (l2, linf or
+    l1). The module stays as it is, and has no more part in it.
+
+    Raises ValueError, naming the layer and the way out, where the module computes something that is not in the table of
+    operations (docs/operations.md).
+
+    >>> import lipcert, torch
+    >>> lipcert.freeze(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), (1, 8, 8)).classes
+    10
+    """
+    return CertifiedClassifier(freeze_module(module, tuple(shape), known_norm(norm)))
+
+
+def load(path: str | Path) -> CertifiedClassifier:
+    """The classifier of a run's directory, or of a folder that `save` wrote. No code of either is executed.
+
+    Raises ValueError, in one line, where there is none, or it is damaged.
+    """
+    folder = Path(path)
+    return CertifiedClassifier(store.read_network(folder) if (folder / store.CONFIG).exists() else file.load(folder))
+
+
+def certify(
+    net: CertifiedClassifier, images: ArrayLike | Tensor, labels: ArrayLike | Tensor | None = None
+) -> Certification:
+    """`net.certify(images, labels)`.
+
+    >>> import lipcert, numpy, torch
+    >>> net = lipcert.freeze(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), (1, 8, 8), norm="linf")
+    >>> lipcert.certify(net, numpy.zeros((2, 1, 8, 8))).radius.shape
+    (2,)
+    """
+    return net.certify(images, labels)
+
+
+def attack(
+    net: CertifiedClassifier,
+    images: ArrayLike | Tensor,
+    labels: ArrayLike | Tensor,
+    name: str,
+    *,
+    eps: float | ArrayLike | None = None,
+    **settings: Any,
+) -> AttackResult:
+    """Looks for images near the given ones, (B, C, H, W) in [0, 1] with `labels` (B,), that `net` misclassifies.
+
+    name      of a file of conf/attack: pgd_l2, pgd_linf, carlini_wagner_l2, deepfool_l2, …
+    eps       the radius, one for all or (B,), of attacks that take one; the others look for the smallest distance
+    settings  what that file sets, otherwise: `steps=1000`
+
+    It runs on the network in float32; what it finds is judged in float64. ValueError for an attack or a setting that
+    does not exist, an eps that is missing or has no place, and images or labels that do not fit.
+
+    >>> import lipcert, numpy, torch
+    >>> net = lipcert.freeze(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), (1, 8, 8))
+    >>> images = numpy.random.rand(5, 1, 8, 8)
+    >>> found = lipcert.attack(net, images, net(images).argmax(1), "pgd_l2", eps=8.0)
+    >>> bool(found.success.all())
+    True
+    """
+    attacker = attack_of(name, eps is not None, settings)
+    x = pixels(images, net.shape)
+    y = classes(labels, len(x), net.classes)
+    radii = None if eps is None else torch.as_tensor(np.asarray(eps), dtype=torch.float64).expand(len(x))
+    coarse, found = net.network.to(dtype=torch.float32), []
+    with exact_arithmetic():
+        for at in range(0, len(x), attacker.batch_size):
+            part = slice(at, at + attacker.batch_size)
+            eps_ = None if radii is None else radii[part]
+            with torch.enable_grad():
+                candidate = attacker(coarse, x[part].float(), y[part], eps_)
+            found.append(judge(net.network, x[part], y[part], candidate.double(), attacker.norm, eps_))
+    columns = (like(images, torch.cat(column)) for column in zip(*found, strict=True))
+    return AttackResult(*columns, attacker.norm)
+
+
+def attack_of(name: str, with_eps: bool, settings: Mapping[str, Any]) -> Any:
+    """The attack of conf/attack/NAME.yaml with these settings."""
+    names = [option for option in options("attack") if option != "none"]
+    if name not in names:
+        raise ValueError(f"`{name}`: there is no such attack{among(name, names)}")
+    node = OmegaConf.load(Path(lipcert.conf.__path__[0]) / "attack" / f"{name}.yaml")
+    whole: Any = OmegaConf.to_container(OmegaConf.create({"attack": node, "eps": None, "seed": 0}), resolve=True)
+    node = whole["attack"]
+    if with_eps != ("eps" in node):
+        what = "looks for the smallest distance and takes no eps" if with_eps else "needs a radius: give eps"
+        raise ValueError(f"`eps`: {name} {what}")
+    node |= settings
+    check(node, "attack")
+    return build(node)
+
+
+def lipschitz_bound(module: nn.Module | CertifiedClassifier, shape: tuple[int, ...] = (), norm: str = "l2") -> LipschitzBound:
+    """Bounds of how far the outputs of any module of known operations move while one input of `shape` (without a batch
+    axis) moves by 1, in evaluation mode, in `norm` (l2, linf or l1): as one vector, each, and each difference of two.
+
+    Raises ValueError, naming it, where a layer is not in the table of operations (docs/operations.md).
+
+    >>> import lipcert, torch
+    >>> layer = torch.nn.Linear(2, 2, bias=False)
+    >>> layer.weight.data = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
+    >>> bound = lipcert.lipschitz_bound(layer, (2,))
+    >>> round(bound.vector, 6), bound.logits.round(6).tolist(), round(float(bound.pairs[0, 1]), 6)
+    (4.0, [3.0, 4.0], 5.0)
+    """
+    net = module if isinstance(module, CertifiedClassifier) else freeze(module, shape, norm)
+    with exact_arithmetic():
+        walk = Walk(net.network, net.norm)
+        bounds = pair_bounds(walk)
+        pairs = bounds.smallest(BOUNDS)
+        return LipschitzBound(bounds.of_vector, bounds.of_logits.numpy(), pairs.numpy(), layer_rows(walk), net.norm)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its directory, and its record (`summary.json`) as a dictionary."""
+
+    directory: Path
+    summary: dict[str, Any]
+
+    def load(self) -> CertifiedClassifier:
+        """The classifier that it trained."""
+        return load(self.directory)
+
+
+def train(*overrides: str) -> Run:
+    """Trains, certifies, attacks and records, with overrides as on the command line of `lipcert train`.
+
+    Raises ValueError, in one line, for what the command line would refuse.
+
+    >>> import lipcert
+    >>> run = lipcert.train("dataset.subset=100", "schedule.epochs=1", "attack=none")  # doctest: +ELLIPSIS
+    run: outputs/train/...
+    >>> 0 <= run.summary["clean_accuracy"] <= 1, run.load().classes
+    (True, 10)
+    """
+    settings = settings_of("train", list(overrides))
+    task.run(**settings)
+    directory = Path(settings["resume"] or settings["output_dir"])
+    return Run(directory, json.loads((directory / store.SUMMARY).read_text()))
+
+
+def known_norm(norm: str) -> Norm:
+    try:
+        return Norm(norm)
+    except ValueError:
+        raise ValueError(f"`norm` must be one of {', '.join(Norm)}, got {norm!r}") from None
+
+
+def pixels(images: Any, shape: tuple[int, ...]) -> Tensor:
+    """Images as float64 in [0, 1]; ValueError where they are none."""
+    x = torch.as_tensor(images if isinstance(images, Tensor) else np.asarray(images)).detach().cpu()
+    if x.dim() != len(shape) + 1 or tuple(x.shape[1:]) != tuple(shape):
+        raise ValueError(f"`images` must be of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
+    if x.dtype == torch.uint8:
+        return x.double() / 255
+    if not x.is_floating_point():
+        raise ValueError(f"`images` must be floats in [0, 1] or bytes, got {x.dtype}")
+    x = x.double()
+    if not bool(((x >= 0) & (x <= 1)).all()):
+        raise ValueError(f"`images` must lie in [0, 1], got {float(x.min())!r} to {float(x.max())!r}")
+    return x
+
+
+def classes(labels: Any, count: int, number: int) -> Tensor:
+    """Labels as int64; ValueError where they are none."""
+    y = torch.as_tensor(labels if isinstance(labels, Tensor) else np.asarray(labels)).detach().cpu()
+    if y.shape != (count,) or y.is_floating_point() or y.dtype == torch.bool:
+        raise ValueError(f"`labels` must be {count} whole numbers, one an image, got {y.dtype} of {tuple(y.shape)}")
+    if count and not (0 <= int(y.min()) and int(y.max()) < number):
+        raise ValueError(f"`labels` must be from 0 to {number - 1}, got {int(y.min())} to {int(y.max())}")
+    return y.long()
+
+
+def like(given: Any, result: Tensor) -> Any:
+    """A tensor where a tensor was given, else an array of numpy."""
+    return result if isinstance(given, Tensor) else result.numpy()
