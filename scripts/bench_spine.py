@@ -15,10 +15,10 @@ from collections.abc import Callable
 import torch
 from torchvision import datasets, transforms
 
-from lipcert.certificates.last_layer import LastLayer
+from lipcert.certificates.pairwise import Pairwise
 from lipcert.datasets import batches
 from lipcert.datasets.mnist import mnist
-from lipcert.layers import fold
+from lipcert.frozen import freeze
 from lipcert.losses.l2nnn import L2NNNLoss
 from lipcert.models.l2nnn import L2NNN
 from lipcert.optimizers.muon import Muon
@@ -74,11 +74,12 @@ def main(data_dir: str) -> None:
     paired("training step, constrained / unconstrained", "<= 1.2", step(True), step(False), 25)
 
     data = mnist(data_dir=data_dir)
-    network = fold(L2NNN(input_shape=SHAPE, num_classes=10).double().eval())
+    model = L2NNN(input_shape=SHAPE, num_classes=10)
+    network = freeze(model, SHAPE)
 
     def certify() -> None:
         with exact_arithmetic():
-            list(certify_images(LastLayer()(network, SHAPE), network, data.test, "cpu", 500))
+            list(certify_images(Pairwise()(network), data.test, "cpu", 500))
 
     def forward() -> None:
         with exact_arithmetic():

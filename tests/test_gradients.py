@@ -8,24 +8,29 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lipcert.bounds.gradients import jacobians, steepness
-from lipcert.certificates.margin import Margin
 from lipcert.certificates.nominal import Nominal
+from lipcert.certificates.pairwise import Pairwise
 from lipcert.contracts import Kind, Norm
-from lipcert.layers import fold
+from lipcert.frozen import Network, freeze
+from lipcert.frozen.gradients import jacobians, steepness
 from lipcert.models.linf_dist import LinfDist
 
 SHAPE, CLASSES = (2, 4, 4), 5
 
 
-def network() -> nn.Module:
-    """With batch normalisation in evaluation, and all parameters trainable."""
+def network(last: float = 4.0) -> Network:
+    """With batch normalisation in evaluation."""
     model = nn.Sequential(
         nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten(), nn.Linear(48, CLASSES)
     )
     model[1].running_mean.normal_()
-    model[-1].weight.data *= 4
-    return model.double().eval()
+    model[-1].weight.data *= last
+    return freeze(model, SHAPE)
+
+
+def narrow() -> Network:
+    """Of rank 1, so that all but one eigenvalue is 0."""
+    return freeze(nn.Sequential(nn.Flatten(), nn.Linear(32, 1), nn.Linear(1, 4)), SHAPE)
 
 
 def images(count: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,13 +38,13 @@ def images(count: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(count, *SHAPE, dtype=torch.float64), torch.arange(count) % CLASSES
 
 
-def exact(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def exact(model: Network, x: torch.Tensor) -> torch.Tensor:
     """(B, K, n), an image at a time."""
     found = [torch.autograd.functional.jacobian(model, image[None]) for image in x]
     return torch.stack([j.view(j.shape[1], -1) for j in found])
 
 
-def test_the_jacobian_is_torchs_and_costs_neither_parameters_nor_image_a_gradient():
+def test_the_jacobian_is_torchs_and_costs_neither_constants_nor_image_a_gradient():
     model, (x, _) = network(), images()
     for gradients in (torch.enable_grad, torch.no_grad):
         with gradients():
@@ -47,13 +52,13 @@ def test_the_jacobian_is_torchs_and_costs_neither_parameters_nor_image_a_gradien
         torch.testing.assert_close(found, exact(model, x))
         assert torch.equal(logits, model(x))
         assert not logits.requires_grad and not found.requires_grad and not x.requires_grad
-    assert x.grad is None and all(p.grad is None for p in model.parameters())
+    constants = [c for operation in model.operations for c in operation.constants().values()]
+    assert x.grad is None and not any(c.requires_grad for c in constants)
 
 
-@pytest.mark.parametrize("make", [network, lambda: nn.Sequential(nn.Flatten(), nn.Linear(32, 1), nn.Linear(1, 4))])
+@pytest.mark.parametrize("make", [network, narrow])
 def test_steepness_is_the_norms_of_that_jacobian(make):
-    """The second has rank 1, so that all but one eigenvalue is 0."""
-    model, (x, y) = make().double(), images()
+    model, (x, y) = make(), images()
     y = y % 4
     seen, jacobian = steepness(model, x, y), exact(model, x)
     torch.testing.assert_close(seen.jacobian, torch.linalg.matrix_norm(jacobian, 2))
@@ -75,15 +80,15 @@ def test_an_images_steepness_is_its_own_whatever_it_is_seen_with():
             assert ours.item() == pytest.approx(theirs[i].item(), rel=1e-12)
 
 
-def observed(model: nn.Module, by: str, *batches):
-    bound = Nominal(by)(model, SHAPE)
+def observed(model: Network, by: str, *batches):
+    bound = Nominal(by)(model)
     for x, y in batches:
         bound.observe(x, y)
     return bound
 
 
 def test_its_kind_is_nominal_and_nothing_else():
-    bound = Nominal()(network(), SHAPE)
+    bound = Nominal()(network())
     assert Nominal.kind is bound.kind is Kind.NOMINAL and bound.norm is Norm.L2
     assert bound.report == {} and bound.pairs is None
 
@@ -131,14 +136,14 @@ def test_the_steepest_image_of_all_batches_scales_every_radius_in_whatever_order
 
 def test_what_it_observes_comes_back_as_columns():
     model, (x, y) = network(), images()
-    columns = Nominal()(model, SHAPE).observe(x, y)
+    columns = Nominal()(model).observe(x, y)
     for ours, theirs in zip(columns, steepness(model, x, y), strict=True):
         assert torch.equal(ours, theirs)
 
 
 def test_two_networks_do_not_share_what_was_observed():
     certificate, (x, y) = Nominal(), images()
-    one, two = certificate(network(), SHAPE), certificate(network(), SHAPE)
+    one, two = certificate(network()), certificate(network())
     one.observe(x, y)
     with pytest.raises(ValueError, match="has seen none"):
         two.judge(x, y)
@@ -146,41 +151,42 @@ def test_two_networks_do_not_share_what_was_observed():
 
 
 def test_where_nothing_moves_nothing_is_claimed():
-    model, (x, y) = network(), images()
-    nn.init.zeros_(model[-1].weight)
-    bound = Nominal()(fold(model), SHAPE)
+    x, y = images()
+    bound = Nominal()(network(last=0.0))
     bound.observe(x, y)
     verdict = bound.judge(x, verdict_labels := bound.judge(x, y).prediction)
     assert (verdict.prediction == verdict_labels).all() and (verdict.radius == 0).all()
 
 
 def test_a_gradient_that_is_no_number_is_an_error():
-    model, (x, y) = network(), images()
-    model[0].weight.data[0, 0, 0, 0] = torch.nan
-    with pytest.raises(ValueError, match="Sequential has gradients that are not finite"):
-        Nominal()(model, SHAPE).observe(x, y)
+    """Constants are finite; what they are multiplied to need not be."""
+    model, (x, y) = narrow(), images()
+    model.operations[1].weight.fill_(1e300), model.operations[2].weight.fill_(1e300)
+    with pytest.raises(ValueError, match="the network has gradients that are not finite"):
+        Nominal()(model).observe(x, y % 4)
 
 
 def test_a_network_certified_in_linf_is_refused():
-    model = LinfDist(input_shape=(1, 4, 4), num_classes=3, depth=2, width=8).double().eval()
+    model = LinfDist(input_shape=(1, 4, 4), num_classes=3, depth=2, width=8)
     with pytest.raises(ValueError, match="`certificate=nominal`.*linf"):
-        Nominal()(model, (1, 4, 4))
+        Nominal()(freeze(model, (1, 4, 4), model.norm))
 
 
 @pytest.mark.parametrize("by", ["loss", "jacobian", "rows"])
 def test_it_is_no_proof(by):
     """A network that is steep only where no image lies: its answer changes well within the nominal radius, and not
     within the certified one."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 1), nn.Tanh(), nn.Linear(1, 2)).double().eval()
-    for parameter, value in zip(model.parameters(), ([[20.0]], [-10.0], [[-2.0], [2.0]], [0.0, 0.0]), strict=True):
+    module = nn.Sequential(nn.Flatten(), nn.Linear(1, 1), nn.Tanh(), nn.Linear(1, 2))
+    for parameter, value in zip(module.parameters(), ([[20.0]], [-10.0], [[-2.0], [2.0]], [0.0, 0.0]), strict=True):
         parameter.data.copy_(torch.tensor(value))
+    model = freeze(module, (1, 1, 1))
     x = torch.tensor([0.1, 0.2, 0.3, 0.7, 0.8, 0.9], dtype=torch.float64).view(-1, 1, 1, 1)
     y = (x > 0.5).long().view(-1)
-    bound = Nominal(by)(model, (1, 1, 1))
+    bound = Nominal(by)(model)
     bound.observe(x, y)
     radius = bound.judge(x, y).radius
     nearest = (x.view(-1) - 0.5).abs()  # the answer changes at 1/2, and nowhere else
-    proved = Margin()(fold(model), (1, 1, 1)).judge(x, y).radius
+    proved = Pairwise()(model).judge(x, y).radius
     assert (radius > nearest + 0.01).all() and (proved <= nearest).all() and (proved > 0).all()
     away = x + (nearest + 0.01).view(-1, 1, 1, 1) * torch.where(x < 0.5, 1.0, -1.0)
     assert ((away - x).flatten(1).norm(dim=1) < radius).all() and (model(away).argmax(1) != y).all()

@@ -1,4 +1,4 @@
-"""No layer expands a distance, and every bound is one: against the dense Jacobian, over a grid."""
+"""No layer expands a distance, and the bound of its frozen network knows it: against dense Jacobians, over a grid."""
 
 import math
 
@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lipcert.bounds import Walk, image_signal
+from lipcert.frozen import freeze
+from lipcert.frozen.lipschitz import Walk
+from lipcert.frozen.pairs import pair_bounds
 from lipcert.layers import (
     BranchLinear,
     ConvexResidual,
@@ -24,16 +26,16 @@ from lipcert.layers import (
     SubtractMean,
     TwoSidedReLU,
     TwoSidedSigmoid,
+    TwoSidedTanh,
     UnitRowsLinear,
-    fold,
     gram_bound,
     gram_penalty,
 )
 
 
-def jacobian(module: nn.Module, shape: tuple[int, ...]) -> torch.Tensor:
+def jacobian(module, shape: tuple[int, ...], scale: float = 1.0) -> torch.Tensor:
     """The dense Jacobian at a random point, (outputs, inputs)."""
-    x = torch.randn(1, *shape, dtype=torch.float64)
+    x = torch.randn(1, *shape, dtype=torch.float64) * scale
     out = torch.autograd.functional.jacobian(lambda v: module(v).flatten(), x)
     return out.reshape(out.shape[0], -1)
 
@@ -45,24 +47,26 @@ def scatter(module: nn.Module) -> nn.Module:
     return module.double().eval()
 
 
-CONVOLUTIONS = [
-    (kernel, stride, padding, groups, size)
-    for kernel in (1, 2, 3, 5)
-    for stride in (1, 2, 3)
-    for padding in (0, kernel // 2)
-    for groups in (1, 2)
-    for size in (5, 8)
-    if kernel <= size
-]
+def bounds(module: nn.Module, shape: tuple[int, ...], norm: str = "l2"):
+    """The frozen network of a module, made flat, and its bounds."""
+    network = freeze(nn.Sequential(module, nn.Flatten()), shape, norm)
+    return network, pair_bounds(Walk(network, network.norm))
+
+
 LAYERS = {
     "linear": (lambda: NonexpansiveLinear(7, 5), (7,)),
     "linear tall": (lambda: NonexpansiveLinear(5, 9, gram="min"), (5,)),
     "linear rows": (lambda: NonexpansiveLinear(5, 9, gram="rows"), (5,)),
     "linear cols": (lambda: NonexpansiveLinear(5, 9, gram="cols"), (5,)),
+    "convolution": (lambda: NonexpansiveConv2d(2, 3, 3, 2, 1), (2, 5, 5)),
+    "convolution, groups": (lambda: NonexpansiveConv2d(4, 2, 2, groups=2), (4, 5, 4)),
     "two-sided relu": (lambda: TwoSidedReLU(), (6,)),
     "two-sided relu, groups": (lambda: TwoSidedReLU(groups=2), (4, 3, 3)),
     "two-sided sigmoid": (lambda: TwoSidedSigmoid(6), (6,)),
     "two-sided sigmoid, groups": (lambda: TwoSidedSigmoid(2, groups=2), (4, 3, 3)),
+    "two-sided tanh": (lambda: TwoSidedTanh(6), (6,)),
+    "two-sided tanh, groups": (lambda: TwoSidedTanh(3, groups=2), (6, 2, 2)),
+    "two-sided tanh, last axis": (lambda: TwoSidedTanh(3, dim=2), (2, 3)),
     "norm-pool": (lambda: NormPool2d(2), (2, 4, 6)),
     "norm-pool, overlapping": (lambda: NormPool2d(3, 2), (2, 7, 7)),
     "norm-pool, dense": (lambda: NormPool2d(3, 1), (1, 6, 6)),
@@ -83,24 +87,28 @@ LAYERS = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_no_layer_expands(name):
     make, shape = LAYERS[name]
-    for _ in range(5):
-        layer = scatter(make())
-        norm = torch.linalg.matrix_norm(jacobian(layer, shape), 2)
-        assert norm <= 1 + 1e-12
-        assert norm <= Walk()(fold(layer), image_signal(shape)).lipschitz * (1 + 1e-12)
+    for scale in (0.1, 0.3, 1, 3):
+        assert torch.linalg.matrix_norm(jacobian(scatter(make()), shape, scale), 2) <= 1 + 1e-12
+    network, found = bounds(layer := scatter(make()), shape)
+    x = torch.randn(3, *shape, dtype=torch.float64)
+    torch.testing.assert_close(network(x), layer(x).flatten(1))
+    norm = max(torch.linalg.matrix_norm(jacobian(network, shape, scale), 2) for scale in (0.1, 1, 3))
+    assert norm <= found.of_vector * (1 + 1e-12) and found.of_vector <= 1 + 1e-9
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding", "groups", "size"), CONVOLUTIONS)
-def test_no_convolution_expands_and_every_bound_is_one(kernel, stride, padding, groups, size):
-    layer = scatter(NonexpansiveConv2d(4, 6, kernel, stride, padding, groups))
-    norm = torch.linalg.matrix_norm(jacobian(layer, (4, size, size)), 2)
-    assert norm <= 1 + 1e-12
-    bound = Walk()(fold(layer), image_signal((4, size, size))).lipschitz
-    assert norm <= bound * (1 + 1e-12)
-    undivided = NonexpansiveConv2d(4, 6, kernel, stride, padding, groups, divide=False).double()
-    undivided.load_state_dict(layer.state_dict())
-    norm = torch.linalg.matrix_norm(jacobian(undivided, (4, size, size)), 2)
-    assert norm <= float(undivided.claim().max()) * (1 + 1e-12)
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_no_convolution_expands_and_every_claim_is_a_bound(kernel, stride):
+    for padding in {0, kernel // 2}:
+        for groups in (1, 2):
+            for size in (5, 8):
+                options = (4, 6, kernel, stride, padding, groups)
+                layer = scatter(NonexpansiveConv2d(*options))
+                assert torch.linalg.matrix_norm(jacobian(layer, (4, size, size)), 2) <= 1 + 1e-12
+                undivided = NonexpansiveConv2d(*options, divide=False).double()
+                undivided.load_state_dict(layer.state_dict())
+                norm = torch.linalg.matrix_norm(jacobian(undivided, (4, size, size)), 2)
+                assert norm <= float(undivided.claim().max()) * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
@@ -151,18 +159,20 @@ def test_soft_penalty_is_equation_7():
 def test_a_soft_layer_claims_its_real_bound():
     layer = scatter(NonexpansiveLinear(6, 4))
     layer.strict = 0.0
-    plain = fold(nn.Sequential(layer))[0]
-    assert torch.linalg.matrix_norm(plain.weight, 2) <= plain.claim[0] * (1 + 1e-12)
-    assert plain.claim[0] > 1
-    x = torch.randn(3, 6, dtype=torch.float64)
-    torch.testing.assert_close(plain(x), layer(x))
+    linear = freeze(layer, (6,)).operations[0]
+    assert 1 < torch.linalg.matrix_norm(linear.weight, 2) <= linear.claim[0] * (1 + 1e-12)
+    assert torch.equal(linear.weight, layer.weight)
 
 
 def test_every_unit_row_is_a_unit():
     layer = scatter(UnitRowsLinear(6, 4))
     rows = jacobian(layer, (6,)).norm(dim=1)
     torch.testing.assert_close(rows, torch.ones(4, dtype=torch.float64))
-    assert Walk()(fold(layer), image_signal((6,))).lipschitz.shape == (4,)
+    network, found = bounds(layer, (6,))
+    torch.testing.assert_close(found.of_logits, rows)
+    exact = (network.operations[0].weight[:, None] - network.operations[0].weight).norm(dim=2)
+    torch.testing.assert_close(found.matrices["rows"], exact)
+    torch.testing.assert_close(found.matrices["logits"], 2 * (1 - torch.eye(4).double()))
 
 
 def test_branches_are_nonexpansive_one_by_one():
@@ -180,13 +190,11 @@ def test_branches_are_nonexpansive_one_by_one():
         )
     )
     rows = jacobian(net, (2, 4, 4)).norm(dim=1)
-    bound = Walk()(fold(net), image_signal((2, 4, 4))).lipschitz
-    assert (rows <= bound * (1 + 1e-12)).all() and (bound <= 1 + 1e-9).all()
+    _, found = bounds(net, (2, 4, 4))
+    assert (rows <= found.of_logits * (1 + 1e-12)).all() and (found.of_logits <= 1 + 1e-9).all()
+    assert found.of_logits.unique().numel() == 3  # each by its own layers
     x = torch.randn(2, 2, 4, 4, dtype=torch.float64)
-    torch.testing.assert_close(fold(net)(x), net(x))
-    moved = x.clone().requires_grad_()
-    net(moved)[:, 1].sum().backward()  # a class's branch sees the image through its own channels only
-    alone = nn.Sequential(*list(net)[:3])
+    alone = net[:3]  # a class's branch sees the image through its own channels only
     channels = alone(x).view(2, 3, -1)
     alone[1].weight.data[4:8] = 0  # the middle branch's kernels
     assert torch.equal(alone(x).view(2, 3, -1)[:, [0, 2]], channels[:, [0, 2]])
@@ -194,8 +202,39 @@ def test_branches_are_nonexpansive_one_by_one():
 
 def test_a_fork_needs_no_splitting():
     net = scatter(nn.Sequential(BranchLinear(4, 6, 3), TwoSidedReLU(dim=2), BranchLinear(4, 6, 1), JoinBranches()))
-    rows = jacobian(net, (6,)).norm(dim=1)
-    assert (rows <= Walk()(fold(net), image_signal((6,))).lipschitz * (1 + 1e-12)).all()
+    _, found = bounds(net, (6,))
+    assert (jacobian(net, (6,)).norm(dim=1) <= found.of_logits * (1 + 1e-12)).all()
+    assert (found.of_logits <= 1 + 1e-9).all()
+
+
+class Mixed(nn.Module):
+    """Three branches of four, and what sees all of them."""
+
+    def __init__(self, behind):
+        super().__init__()
+        self.fork, self.again, self.mix = BranchLinear(3, 7, 4), BranchLinear(3, 12, 2), nn.Linear(12, 3)
+        self.behind = behind
+
+    def forward(self, x):
+        return self.behind(self, self.fork(x)).flatten(1)
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        lambda s, y: s.again(y.flatten(1)),
+        lambda s, y: s.mix(y.flatten(1)),
+        lambda s, y: torch.cat([y, 10 * y], 1),
+        lambda s, y: y.transpose(1, 2),
+    ],
+)
+def test_what_sees_all_branches_moves_as_they_all_do(behind):
+    net = Mixed(behind).double()
+    net.fork.weight.data = net.fork.weight[:1].expand_as(net.fork.weight).clone()  # all of them move together
+    network, found = bounds(net, (7,))
+    matrix = jacobian(network, (7,))
+    assert torch.linalg.matrix_norm(matrix, 2) <= found.of_vector * (1 + 1e-12)
+    assert (matrix.norm(dim=1) <= found.of_logits * (1 + 1e-12)).all()
 
 
 def test_norm_pooling_has_a_gradient_at_zero():
@@ -206,10 +245,29 @@ def test_norm_pooling_has_a_gradient_at_zero():
 
 def test_two_sided_units_are_lossless_in_l1():
     x, y = torch.randn(2, 50, dtype=torch.float64)
-    for unit in (TwoSidedReLU(0), TwoSidedSigmoid(50, dim=0)):
+    for unit in (TwoSidedReLU(0), TwoSidedSigmoid(50, dim=0), TwoSidedTanh(50, dim=0)):
         unit.double()
         assert (unit(x) - unit(y)).abs().sum() <= (x - y).abs().sum() + 1e-9
     torch.testing.assert_close((TwoSidedReLU(0)(x) - TwoSidedReLU(0)(y)).abs().sum(), (x - y).abs().sum())
+
+
+@pytest.mark.parametrize(("kind", "function"), [
+    (TwoSidedSigmoid, lambda x, t: t * torch.sigmoid(4 * x / t)),
+    (TwoSidedTanh, lambda x, t: t * torch.tanh(x / t)),
+])  # fmt: skip
+def test_a_two_sided_unit_is_its_formula_and_each_group_has_a_t_of_its_own(kind, function):
+    layer = kind(2, groups=3).double()
+    assert torch.equal(layer.raw_t.exp(), torch.ones(6).double())
+    layer.raw_t.data.normal_()
+    x = torch.randn(5, 6, 4, dtype=torch.float64)
+    one, other = layer(x).view(5, 3, 2, 2, 4).unbind(2)
+    s = function(x, layer.raw_t.exp().view(6, 1)).view(5, 3, 2, 4)
+    torch.testing.assert_close(one, s)
+    torch.testing.assert_close(other, s - x.view(5, 3, 2, 4))
+    layer(x).square().sum().backward()
+    assert (layer.raw_t.grad != 0).all()
+    with pytest.raises(ValueError, match="`t` must be positive"):
+        kind(2, t=0.0)
 
 
 def test_a_merge_without_its_split_would_expand():
@@ -220,15 +278,16 @@ def test_a_merge_without_its_split_would_expand():
     assert torch.linalg.matrix_norm(jacobian(Residual(nn.Identity()).double(), (5,)), 2) <= 1 + 1e-12
 
 
-@pytest.mark.parametrize("steps", [1, 2, 7])
+@pytest.mark.parametrize("steps", [1, 4])
 def test_the_recurrent_cell_unrolled_is_nonexpansive(steps):
     net = scatter(NonexpansiveRNN(3, 4))
-    norm = torch.linalg.matrix_norm(jacobian(net, (steps, 3)), 2)
-    assert norm <= 1 + 1e-12
-    assert norm <= Walk()(fold(net), image_signal((steps, 3))).lipschitz * (1 + 1e-12)
-    net.cell.linear.strict = 0.0
-    soft = Walk()(fold(net), image_signal((steps, 3))).lipschitz
-    assert torch.linalg.matrix_norm(jacobian(net, (steps, 3)), 2) <= soft * (1 + 1e-12) and soft > 1
+    for strict in (1.0, 0.0):
+        net.cell.linear.strict = strict
+        network, found = bounds(net, (steps, 3))
+        x = torch.randn(3, steps, 3, dtype=torch.float64)
+        torch.testing.assert_close(network(x), net(x).flatten(1))
+        assert torch.linalg.matrix_norm(jacobian(net, (steps, 3)), 2) <= found.of_vector * (1 + 1e-12)
+        assert (found.of_vector <= 1 + 1e-9) is bool(strict)
 
 
 def test_the_state_of_a_recurrent_cell_counts_too():
@@ -249,5 +308,6 @@ def test_batch_mean_subtraction_keeps_to_its_running_mean():
 
 
 def test_standardisation_is_counted():
-    layer = Standardise([0.5, 0.5], [0.25, 0.5]).double()
-    assert float(Walk()(layer, image_signal((2, 3, 3))).lipschitz) == pytest.approx(4)
+    _, found = bounds(Standardise([0.5, 0.5], [0.25, 0.5]), (2, 3, 3))
+    assert found.of_vector == pytest.approx(4)
+    assert found.of_logits.tolist() == pytest.approx([4] * 9 + [2] * 9)

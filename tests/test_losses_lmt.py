@@ -15,12 +15,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from lipcert import training
-from lipcert.bounds import Walk, image_signal
-from lipcert.certificates.last_layer import LastLayer
-from lipcert.certificates.margin import Margin
+from lipcert.certificates.pairwise import Pairwise
 from lipcert.certificates.statistical import Statistical
 from lipcert.contracts import CertificateRow, Kind
-from lipcert.layers import ConvexSum, MinMax, ParsevalConv2d, fold
+from lipcert.frozen import freeze
+from lipcert.frozen.lipschitz import Walk
+from lipcert.layers import ConvexSum, MinMax, ParsevalConv2d
 from lipcert.losses.cross_entropy import CrossEntropy
 from lipcert.losses.gloro import GloRo
 from lipcert.losses.lmt import LMT
@@ -35,6 +35,7 @@ from lipcert.reporting.rows import read_rows
 from lipcert.schedules import Linear, Schedule
 
 SHAPE, CLASSES = (1, 6, 6), 4
+SIZES = {"features.0": (6, 6), "features.2": (6, 6)}  # of what the convnet's convolutions see
 NETWORKS = {
     "convnet": lambda: LMTConvNet(
         input_shape=SHAPE, num_classes=CLASSES, channels=[3, 4], kernels=[3, 4], strides=[1, 2], hidden=[8]
@@ -68,7 +69,7 @@ def prepared(loss: nn.Module, model: nn.Module, settle: int = 0) -> nn.Module:
 def seen(model: nn.Module, loss: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and the estimate's own pairs as the loss's next call will have them; nothing moves on."""
     model, vectors = copy.deepcopy(model), copy.deepcopy(loss.estimate.state_dict())
-    with loss.estimate.watching(model):
+    with loss.estimate.captured.watching(model):
         logits = model(x)
     pairs = loss.estimate(model)
     loss.estimate.load_state_dict(vectors)
@@ -152,7 +153,7 @@ def pairs_by_hand(model: nn.Module, vectors: dict[str, torch.Tensor], propositio
     steep = torch.ones(())
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d):
-            image = F.conv2d(vectors[name][None], layer.weight, None, layer.stride, layer.padding)
+            image = F.conv2d(vectors[name].view(1, layer.in_channels, *SIZES[name]), layer.weight, None, layer.stride, layer.padding)
         elif isinstance(layer, nn.Linear) and not (name == "head" and proposition == 2):
             image = F.linear(vectors[name].flatten(), layer.weight)
         else:
@@ -165,9 +166,11 @@ def pairs_by_hand(model: nn.Module, vectors: dict[str, torch.Tensor], propositio
     return steep * ((rows[:, None] - rows[None]).square().sum(2) + torch.eye(CLASSES)).sqrt() * off
 
 
-def vectors_of(loss: nn.Module) -> dict[str, torch.Tensor]:
-    buffers = loss.estimate.named_buffers()
-    return {key.removeprefix("vector/").replace("/", "."): buffer.clone() for key, buffer in buffers}
+def vectors_of(loss: nn.Module, model: nn.Module) -> dict[str, torch.Tensor]:
+    """By the layers' names: they are measured from the last to the first, without the head by proposition 2."""
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    vectors = [buffer.clone() for buffer in loss.estimate.buffers()]
+    return dict(zip(layers[: len(vectors)], reversed(vectors), strict=True))
 
 
 def compare_gradients(loss: torch.Tensor, expected: torch.Tensor, model: nn.Module) -> None:
@@ -184,7 +187,7 @@ def test_gradients_flow_through_every_norm_and_never_through_the_share(propositi
     model = network("convnet")
     x, y = judged(model)
     loss = prepared(LMT(num_classes=CLASSES, c=c, proposition=proposition), model)
-    vectors = vectors_of(loss)
+    vectors = vectors_of(loss, model)
     logits = model(x)
     ahead = c * pairs_by_hand(model, vectors, proposition)[y]
     images = zip(logits.tolist(), y.tolist(), ahead.tolist(), strict=True)
@@ -204,11 +207,12 @@ def test_proposition_2_asks_for_less_and_both_end_at_the_networks_bound():
     )
     off = ~torch.eye(CLASSES, dtype=torch.bool)
     assert (second < first)[off].all() and (first.diag() == 0).all() and (second.diag() == 0).all()
-    proved = LastLayer()(fold(copy.deepcopy(model).double().eval()), SHAPE)
-    torch.testing.assert_close(second.double(), proved.pairs, rtol=0.02, atol=1e-6)
-    assert (second[off] <= proved.pairs[off] * (1 + 1e-6)).all()  # an estimate comes from below
-    whole = Margin()(fold(copy.deepcopy(model).double().eval()), SHAPE)
-    torch.testing.assert_close(first.double()[off], whole.pairs[off], rtol=0.02, atol=0)
+    network_ = freeze(model, SHAPE)
+    head = network_.operations[-1]
+    proved = Walk(network_, network_.norm).constant(head.inputs[0]) * torch.cdist(head.weight, head.weight)
+    torch.testing.assert_close(second.double(), proved, rtol=0.02, atol=1e-6)
+    assert (second[off] <= proved[off] * (1 + 1e-6)).all()  # an estimate comes from below
+    torch.testing.assert_close(first.double()[off], Pairwise(["vector"])(network_).pairs[off], rtol=0.02, atol=0)
 
 
 def test_a_schedule_drives_c():
@@ -229,7 +233,7 @@ def test_gloro_is_its_formula(weight, eps):
     model = network("convnet")
     x, y = judged(model)
     loss = prepared(GloRo(num_classes=CLASSES, eps=eps, weight=weight), model)
-    pairs = pairs_by_hand(model, vectors_of(loss), 2)
+    pairs = pairs_by_hand(model, vectors_of(loss, model), 2)
     logits = model(x)
     bottom = []
     for g in logits:
@@ -499,12 +503,12 @@ def test_a_parseval_convolution_is_a_convolution_over_the_root_of_its_kernels_ar
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     expected = F.conv2d(x, layer.weight, None, *geometry[1:]) / geometry[0]
     torch.testing.assert_close(layer(x), expected)
-    plain = fold(nn.Sequential(layer))
-    assert type(plain[0]) is nn.Conv2d and plain[0].bias is None and not plain[0].weight.requires_grad
-    torch.testing.assert_close(plain(x), expected)
-    norm = plain[0].weight.clone()
+    frozen = freeze(nn.Sequential(layer, nn.Flatten()), x.shape[1:])
+    assert [operation.kind for operation in frozen.operations] == ["convolution", "reshape"]
+    torch.testing.assert_close(frozen(x), expected.flatten(1))
+    weight = frozen.operations[0].weight.clone()
     layer.project()
-    assert torch.equal(plain[0].weight, norm)  # a copy
+    assert torch.equal(frozen.operations[0].weight, weight)  # a copy
 
 
 def test_min_max_sorts_pairs_and_loses_no_gradient():
@@ -521,9 +525,8 @@ def test_min_max_sorts_pairs_and_loses_no_gradient():
     for shape in ((1,), (3,), (5, 2, 2)):
         with pytest.raises(ValueError, match=f"{shape[0]} are none"):
             layer(torch.randn(2, *shape))
-    net = nn.Sequential(nn.Linear(4, 3), MinMax())
-    with pytest.raises(ValueError, match="3 channels are none"):
-        Walk()(net, image_signal((4,)))
+    with pytest.raises(ValueError, match="3 are none"):
+        freeze(nn.Sequential(nn.Linear(4, 3), MinMax()), (4,))
 
 
 def dense_norm(layer: nn.Module, shape: tuple[int, ...]) -> float:
@@ -534,21 +537,22 @@ def dense_norm(layer: nn.Module, shape: tuple[int, ...]) -> float:
 
 def test_statistical_norms_are_norms_from_above_and_say_how_likely():
     model = network("convnet").double().eval()
-    bound = Statistical(starts=16, iterations=3000)(fold(model), SHAPE)
+    frozen = freeze(model, SHAPE)
+    bound = Statistical(starts=16, iterations=3000)(frozen)
     assert bound.kind is Kind.STATISTICAL
-    shapes = {"features.0": SHAPE, "features.2": (3, 6, 6), "features.5": (36,)}
+    shapes = {"features.0": SHAPE, "features.2": (3, 6, 6), "features.5": (36,), "head": (8,)}
     exact = {name: dense_norm(model.get_submodule(name), shape) for name, shape in shapes.items()}
     rows = {row["layer"]: row["norm"] for row in bound.report["layers"]}
     assert rows.keys() == exact.keys()
     for name, norm in rows.items():
         assert exact[name] * (1 - 1e-12) <= norm <= exact[name] * (1 + 1e-3)
     assert bound.report["lipschitz_bound"] == pytest.approx(math.prod(exact.values()), rel=3e-3)
-    assert bound.report["failure_probability"] == pytest.approx(4 * (2 / math.pi) ** 8)  # the head's is one more
-    proved = LastLayer()(fold(model), SHAPE)
-    torch.testing.assert_close(bound.pairs, proved.pairs, rtol=0.02, atol=0)
-    other_norm = IBPConvNet(input_shape=SHAPE, num_classes=3, channels=[4], halving=[], hidden=8).double().eval()
+    rows = math.comb(CLASSES, 1) + math.comb(CLASSES, 2)  # of the head: of each logit and of each two
+    assert bound.report["failure_probability"] == pytest.approx((len(exact) + rows) * (2 / math.pi) ** 8)
+    torch.testing.assert_close(bound.pairs, Pairwise()(frozen).pairs, rtol=0.02, atol=0)
+    other_norm = IBPConvNet(input_shape=SHAPE, num_classes=3, channels=[4], halving=[], hidden=8)
     with pytest.raises(ValueError, match="`certificate=statistical` is for networks certified in l2"):
-        Statistical()(other_norm, SHAPE)
+        Statistical()(freeze(other_norm, SHAPE, other_norm.norm))
 
 
 def test_a_run_judged_by_probability_is_never_called_certified(capsys, tmp_path, monkeypatch):
@@ -577,14 +581,13 @@ def test_a_run_judged_by_probability_is_never_called_certified(capsys, tmp_path,
     assert again.status == 0 and read_rows(Path("run/certificates.csv"), CertificateRow) == proved
 
 
-def test_a_folded_parseval_network_computes_the_same():
+def test_a_frozen_parseval_network_computes_the_same():
     model = ParsevalResNet(input_shape=SHAPE, num_classes=CLASSES, depth=10, width=1).double()
     model.train()(torch.rand(32, *SHAPE, dtype=torch.float64))
-    model.eval()
     x = torch.rand(8, *SHAPE, dtype=torch.float64)
-    plain = fold(model)
-    assert not any(isinstance(m, ParsevalConv2d) for m in plain.modules())
-    torch.testing.assert_close(plain(x), model(x))
+    frozen = freeze(model, SHAPE)
+    assert model.training
+    torch.testing.assert_close(frozen(x), model.eval()(x))
 
 
 def test_a_classifier_that_is_not_trained_needs_no_loss_prepared(tmp_path, monkeypatch, capsys):

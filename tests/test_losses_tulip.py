@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 
-from lipcert.bounds.gradients import steepness
+from lipcert.frozen.gradients import steepness
 from lipcert.layers import DistanceConv2d
 from lipcert.losses.tulip import Tulip, unit
 from lipcert.models.linf_dist import LinfDist

@@ -1,10 +1,25 @@
-"""Every architecture: its shapes, its depth, what its options change, and that it refuses images that don't fit."""
+"""Every architecture: its shapes, its depth, what its options change, that it refuses images that don't fit, and that
+no image is steeper, and no rounding worse, than the bound of its frozen network says."""
 
 import pytest
 import torch
 from torch import nn
 
-from lipcert.layers import BranchLinear, NonexpansiveConv2d, NonexpansiveLinear, NormPool2d, TwoSidedReLU, fold
+from lipcert.contracts import Norm
+from lipcert.frozen import freeze
+from lipcert.frozen.arithmetic import FLOAT32, FLOAT64
+from lipcert.frozen.gradients import jacobians
+from lipcert.frozen.lipschitz import Walk
+from lipcert.frozen.pairs import pair_bounds
+from lipcert.frozen.rounding import rounding
+from lipcert.layers import (
+    BranchLinear,
+    NonexpansiveConv2d,
+    NonexpansiveLinear,
+    NonexpansiveRNN,
+    NormPool2d,
+    TwoSidedReLU,
+)
 from lipcert.models.convnet import ConvNet
 from lipcert.models.l2nnn import L2NNN
 from lipcert.models.l2nnn_cifar import L2NNNCifar
@@ -28,21 +43,102 @@ SMALL = {
     LMTResNet: {"depth": 10, "width": 1},
     ParsevalResNet: {"depth": 10, "width": 2},
 }
+VARIANTS = [  # (model, options beside those above, norm)
+    (L2NNN, {}, "l2"),
+    (L2NNN, {"activation": "relu", "pooling": "max", "multi": False}, "l2"),
+    (L2NNN, {"activation": "two_sided_tanh", "channels": [3]}, "l2"),
+    (L2NNNDeep, {}, "l2"),
+    (L2NNNCifar, {}, "l2"),
+    (L2NNNCifar, {"activation": "two_sided_sigmoid"}, "l2"),
+    (L2NNNResNet, {"per_channel": True}, "l2"),
+    (ConvNet, {}, "linf"),
+    (OrdinaryDeep, {}, "l2"),
+    (NearestNeighbour, {}, "l2"),
+    (LMTConvNet, {}, "l2"),
+    (LMTResNet, {}, "l2"),
+    (LMTResNet, {"average_shortcut": True}, "linf"),
+    (ParsevalResNet, {"width": 1}, "l2"),
+]
 
 
-def weight_layers(model: nn.Module) -> int:
-    return sum(isinstance(m, nn.Linear | nn.Conv2d | BranchLinear) for m in model.modules())
+def made(model, shape, **options):
+    net = model(input_shape=shape, num_classes=4, **SMALL[model] | options).eval()
+    if isinstance(net, NearestNeighbour):
+        net.memorise(torch.randint(0, 256, (20, *shape), dtype=torch.uint8), torch.arange(20) % 4)
+    return net
+
+
+@torch.no_grad()
+def wild(net: nn.Module) -> nn.Module:
+    """Parameters and statistics like no initialisation's."""
+    for p in net.parameters():
+        p += torch.randn_like(p) * 0.5
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.running_mean.normal_()
+            m.running_var.uniform_(0.1, 3)
+    return net
+
+
+def bounds_hold(net: nn.Module, shape: tuple[int, ...], norm: str):
+    """Everything that is claimed of the network as float32 numbers make it: its own values, bounds and roundings."""
+    network = freeze(net, shape, norm)
+    x = (torch.rand(40, *shape, dtype=torch.float64) * 255).round() / 256  # exact in float32
+    torch.testing.assert_close(network(x), net.double()(x))
+    single = network.to(dtype=torch.float32)
+    network = single.to(dtype=torch.float64)  # the same numbers: what is rounded is the evaluation alone
+    walk = Walk(network, norm := Norm(norm))
+    found, room = pair_bounds(walk), 1 + 1e-12
+    jacobian = jacobians(network, x)[1]
+    dual = 2 if norm is Norm.L2 else 1
+    vector = torch.linalg.matrix_norm(jacobian, 2).max() if dual == 2 else jacobian.abs().sum(2).max()
+    assert vector <= found.of_vector * room
+    assert (jacobian.norm(dual, dim=2) <= found.of_logits * room).all()
+    differences = (jacobian[:, :, None] - jacobian[:, None]).norm(dual, dim=3).amax(0)
+    for pairs in found.matrices.values():
+        assert (differences <= pairs * room).all()
+    gap = (single(x.float()).double() - network(x)).abs().amax(0)
+    errors = rounding(network, walk, FLOAT32)
+    assert gap.max() > 0 and (gap <= errors).all()
+    assert rounding(network, walk, FLOAT64).max() < 1e-9 * max(1, found.of_vector)  # and says something
+    return network, found, float(differences.max())
+
+
+@pytest.mark.parametrize("number", range(len(VARIANTS)))
+def test_no_network_moves_faster_or_rounds_worse_than_its_bounds_say(number):
+    model, options, norm = VARIANTS[number]
+    shape = (1, 8, 8)
+    _, found, _ = bounds_hold(wild(made(model, shape, **options)), shape, norm)
+    if model in (L2NNN, L2NNNDeep, L2NNNCifar, L2NNNResNet):
+        assert (found.of_logits <= 1 + 1e-6).all()  # their weights were rounded to float32
+
+
+def test_a_recurrent_network_is_bounded_too():
+    net = nn.Sequential(wild(NonexpansiveRNN(4, 3)), nn.Flatten())
+    _, found, _ = bounds_hold(net, (5, 4), "l2")
+    assert found.of_vector <= 1 + 1e-6
 
 
 @pytest.mark.parametrize("model", SMALL, ids=lambda m: m.__name__)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 12, 12), (1, 9, 11)], ids=str)
-def test_logits_are_one_a_class_and_folding_changes_nothing(model, shape):
-    net = model(input_shape=shape, num_classes=5, **SMALL[model]).double().eval()
-    if isinstance(net, NearestNeighbour):
-        net.memorise(torch.randint(0, 256, (20, *shape), dtype=torch.uint8), torch.arange(20) % 5)
-    x = torch.rand(4, *shape, dtype=torch.float64)
-    assert net(x).shape == (4, 5)
-    torch.testing.assert_close(fold(net)(x), net(x))
+def test_logits_are_one_a_class(model, shape):
+    assert made(model, shape)(torch.rand(4, *shape)).shape == (4, 4)
+
+
+@pytest.mark.parametrize("activation", ["relu", "two_sided_relu", "two_sided_sigmoid", "two_sided_tanh"])
+def test_each_class_of_the_cifar_network_is_a_network_of_its_own(activation):
+    """With any activation, whose groups are the classes: the others' weights do not matter to it."""
+    net = wild(made(L2NNNCifar, (1, 8, 8), activation=activation))
+    x = torch.rand(5, 1, 8, 8)
+    before = net(x)
+    for p in net.parameters():
+        p.data.chunk(4)[2].normal_()
+    changed = (net(x) != before).any(0)
+    assert changed.tolist() == [False, False, True, False]
+
+
+def weight_layers(model: nn.Module) -> int:
+    return sum(isinstance(m, nn.Linear | nn.Conv2d | BranchLinear) for m in model.modules())
 
 
 @pytest.mark.parametrize(

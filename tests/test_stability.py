@@ -14,10 +14,11 @@ from test_reporting import PGD, attacked, certificates, configuration, written
 from torch import nn
 
 from lipcert import cli
-from lipcert.bounds import lipschitz_bound
-from lipcert.bounds.gradients import steepness
-from lipcert.bounds.linearised import linearised_norm
 from lipcert.contracts import AttackRow, CertificateRow
+from lipcert.frozen import Network, freeze
+from lipcert.frozen.gradients import steepness
+from lipcert.frozen.linearised import linearised_norm
+from lipcert.frozen.lipschitz import Walk
 from lipcert.reporting import errors, numbers
 from lipcert.reporting.groups import group_by_seed, group_names
 from lipcert.reporting.rows import read_rows, write_rows
@@ -53,32 +54,32 @@ def run(trained, tmp_path, monkeypatch):
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
-def counter_example():
+def counter_example() -> Network:
     """W1 = [1; 1], W2 = [1, −1], a ReLU between them: 0 as a product of matrices, of slope 1 where one unit is on."""
     first, second = nn.Linear(1, 2), nn.Linear(2, 1)
     with torch.no_grad():
         first.weight.fill_(1)
         first.bias.copy_(torch.tensor([0.0, -1.0]))
         second.weight.copy_(torch.tensor([[1.0, -1.0]]))
-    return nn.Sequential(first, nn.ReLU(), second).double()
+    return freeze(nn.Sequential(first, nn.ReLU(), second), (1,))
 
 
 def test_the_norm_of_the_product_of_the_weights_is_no_bound():
     network = counter_example()
-    assert linearised_norm(network, (1,)) == 0
+    assert linearised_norm(network) == 0
     seen = steepness(network, torch.tensor([[0.5]], dtype=torch.float64), torch.zeros(1, dtype=torch.long))
     assert seen.jacobian.item() == 1
-    assert lipschitz_bound(network, (1,)).lipschitz == pytest.approx(2) and 2 >= 1  # the product of norms is
+    assert Walk(network, network.norm).constant(3) == pytest.approx(2) and 2 >= 1  # the product of norms is
 
 
 def test_a_linearised_network_is_the_product_of_its_layers():
     torch.manual_seed(0)
     layers = [nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)]
-    network = nn.Sequential(*layers).double()
-    product = (layers[4].weight @ layers[2].weight @ layers[0].weight).detach()
-    assert linearised_norm(network, (5,)) == pytest.approx(float(torch.linalg.matrix_norm(product, 2)))
-    with pytest.raises(ValueError, match="Sequential is not linear without its activations"):
-        linearised_norm(nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 2)).double(), (1, 4, 4))
+    product = (layers[4].weight @ layers[2].weight @ layers[0].weight).detach().double()
+    norm = linearised_norm(freeze(nn.Sequential(*layers), (5,)))
+    assert norm == pytest.approx(float(torch.linalg.matrix_norm(product, 2)), rel=1e-6)
+    with pytest.raises(ValueError, match="the network is not linear without its activations"):
+        linearised_norm(freeze(nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 2)), (1, 4, 4)))
 
 
 def test_a_nominal_run_says_how_steep_it_is_and_certifies_nothing(run):
@@ -89,7 +90,7 @@ def test_a_nominal_run_says_how_steep_it_is_and_certifies_nothing(run):
     )
     _, network, dataset = load_run(run)
     x, y = dataset.test.pixels(), dataset.test.labels
-    seen = steepness(network.double().eval(), exact(x.double() / 255), y)
+    seen = steepness(network, exact(x.double() / 255), y)
     assert [row.index for row in rows] == list(range(359))
     for name, column in seen._asdict().items():
         np.testing.assert_allclose([getattr(row, name) for row in rows], column, rtol=1e-9)
@@ -117,7 +118,7 @@ def test_no_word_of_a_nominal_record_is_certified(run, capsys):
 def test_any_run_in_l2_can_be_looked_at(run, capsys):
     """A proof too: its gradients are below its bound, and its certified columns are what they were."""
     before = (run / "stability.csv").read_bytes()
-    assert cli.run("certify", [f"run={run}", "certificate=margin", "analysis=stability"]) == 0
+    assert cli.run("certify", [f"run={run}", "certificate=pairwise", "analysis=stability"]) == 0
     assert "norm of the product of the layers without activations (no bound)" in capsys.readouterr().out
     content, summary = (json.loads((run / name).read_text()) for name in ("stability.json", "summary.json"))
     assert (run / "stability.csv").read_bytes() == before

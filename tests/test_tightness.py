@@ -14,10 +14,10 @@ from commandline import TINY, lipcert, refused
 from torch import nn
 
 from lipcert import cli
-from lipcert.certificates.last_layer import LastLayer
+from lipcert.certificates.pairwise import Pairwise
 from lipcert.contracts import CertificateBroken, CertificateRow
 from lipcert.datasets.split import Split
-from lipcert.layers import fold
+from lipcert.frozen import Network, freeze
 from lipcert.models.lmt_convnet import LMTConvNet
 from lipcert.reporting.rows import read_rows
 from lipcert.reporting.tightness import RATIOS, TightnessRow, broken_chain, layer_table, ratio_table, tightness
@@ -47,15 +47,16 @@ def run(trained, tmp_path, monkeypatch) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
-def network(**options) -> nn.Module:
-    return fold(LMTConvNet(input_shape=(1, 8, 8), num_classes=10, channels=[4, 8], kernels=[3, 3], **options).double())
+def network(**options) -> Network:
+    model = LMTConvNet(input_shape=(1, 8, 8), num_classes=10, channels=[4, 8], kernels=[3, 3], **options)
+    return freeze(model, (1, 8, 8))
 
 
 def split(count: int = 6) -> Split:
     return Split(torch.randint(0, 256, (count, 1, 8, 8), dtype=torch.uint8), torch.randint(0, 10, (count,)))
 
 
-def look(net: nn.Module, images: Split, **options) -> Steepness:
+def look(net: Network, images: Split, **options) -> Steepness:
     settings = {"classes": 10, "draws": 2, "noise": 0.1, "seed": 0, "device": "cpu", "batch_size": 4}
     with torch.no_grad():
         return steepness(net, images, **settings | options)
@@ -154,11 +155,8 @@ def test_estimates_are_radii_of_the_steepest_gradients_seen():
 
 def test_a_linear_network_is_as_steep_as_its_bound():
     """Where gradients reach the bound, rounding must not be taken for a broken certificate."""
-    net = nn.Module()
-    net.features, net.head = nn.Flatten(), nn.Linear(64, 10)
-    net.forward = lambda x: net.head(net.features(x))
-    net = net.double().eval().requires_grad_(False)
-    bound = LastLayer()(net, (1, 8, 8))
+    net = freeze(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), (1, 8, 8))
+    bound = Pairwise()(net)
     steep = look(net, split(50))
     task.hold(bound.pairs, steep)
     torch.testing.assert_close(steep.anywhere, bound.pairs, rtol=1e-9, atol=1e-7)
@@ -166,11 +164,11 @@ def test_a_linear_network_is_as_steep_as_its_bound():
         task.hold(bound.pairs * 0.999, steep)
 
 
-class Boastful(LastLayer):
+class Boastful(Pairwise):
     """Claims a tenth of what its bound is, and ten times the radii."""
 
-    def __call__(self, model, shape):
-        bound = super().__call__(model, shape)
+    def __call__(self, network):
+        bound = super().__call__(network)
 
         def judge(x, y):
             verdict = bound.judge(x, y)
@@ -179,6 +177,7 @@ class Boastful(LastLayer):
         return replace(bound, judge=judge, pairs=bound.pairs / self.claim)
 
     def __init__(self, factor: float, claim: float):
+        super().__init__()
         self.factor, self.claim = factor, claim
 
 
@@ -245,20 +244,19 @@ def test_there_may_be_nothing_to_compare(rows):
 
 def test_layers_are_measured_by_every_bound_and_the_proved_one_is_least():
     net = network(hidden=[16], strides=[1, 2])
-    *layers, whole = layer_bounds(net, (1, 8, 8))
+    *layers, whole = layer_bounds(net)
     assert len(layers) == 4 and whole["layer"] == "network"
     for name in MEASURES:
         assert whole[name] == pytest.approx(math.prod(row[name] for row in layers))
         assert all(row["proved"] <= row[name] * (1 + 1e-9) for row in layers)
-    weight = net.features[2].weight
+    weight = net.operations[2].weight
     peck = float(weight.norm()) * math.sqrt(4)  # kernels of 3 at stride 2: an entry is in 2 x 2 windows
     assert layers[1]["peck"] == pytest.approx(peck)
     assert layers[1]["parseval"] == pytest.approx(3 * float(torch.linalg.matrix_norm(weight.flatten(1), 2)))
 
 
 def test_pictures_lie_within_the_ball_and_keep_the_label(run):
-    _, model, dataset = certify.load_run(run)
-    net = fold(model.double().eval())
+    _, net, dataset = certify.load_run(run)
     rows = read_rows(run / "certificates.csv", CertificateRow)
     with torch.no_grad():
         kept = kept_labels(net, dataset.test.pixels(), rows, "cpu")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lipcert.contracts import Norm
 from lipcert.frozen.capture import Program, Refused, capture
 from lipcert.frozen.network import Network
-from lipcert.frozen.operation import Shape
+from lipcert.frozen.operation import Operation, Shape
 from lipcert.frozen.ops.convolution import Convolution
 from lipcert.frozen.ops.linear import Linear
 
@@ -32,7 +32,7 @@ def freeze(module: nn.Module, shape: Shape, norm: Norm | str = Norm.L2) -> Netwo
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f"`freeze` takes a torch.nn.Module, got {type(module).__name__}")
-    exact = double_copy(module)
+    exact = double_copy(getattr(module, "_orig_mod", module))  # what torch.compile has wrapped
     program = capture(exact, tuple(shape), torch.float64)
     network = Network(tuple(shape), with_claims(program, exact), Norm(norm))
     compare(network, exact)
@@ -41,8 +41,12 @@ def freeze(module: nn.Module, shape: Shape, norm: Norm | str = Norm.L2) -> Netwo
 
 def double_copy(module: nn.Module) -> nn.Module:
     """A copy in float64, in evaluation mode, on the CPU; Refused where it can't be copied."""
+    computed = (t for m in module.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf)
     try:
-        return copy.deepcopy(module).requires_grad_(False).cpu().double().eval()
+        copied = copy.deepcopy(module, {id(t): t.detach().clone() for t in computed})
+        if any(a is b for a, b in zip(copied.modules(), module.modules(), strict=False)):
+            raise ValueError("its copy is itself")
+        return copied.requires_grad_(False).cpu().double().eval()
     except Exception as error:  # whatever a user's module makes of being copied
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise Refused(f"{type(module).__name__} can't be copied: {reason}") from None
@@ -51,9 +55,11 @@ def double_copy(module: nn.Module) -> nn.Module:
 def with_claims(program: Program, module: nn.Module) -> tuple[Any, ...]:
     """The program's operations in float64, those of layers with a `claim()` with what it says."""
     operations = program.operations(state_of(module))
-    operations = tuple(operation.to(dtype=torch.float64, device="cpu") for operation in operations)
+    operations = tuple(owned(operation) for operation in operations)
     claims: dict[str, tuple[float, ...]] = {
-        name: tuple(layer.claim().tolist()) for name, layer in module.named_modules() if hasattr(layer, "claim")  # type: ignore
+        name: tuple(layer.claim().tolist())
+        for name, layer in module.named_modules()
+        if hasattr(layer, "claim")  # type: ignore
     }
     return tuple(
         replace(operation, claim=claims[operation.name])
@@ -61,6 +67,12 @@ def with_claims(program: Program, module: nn.Module) -> tuple[Any, ...]:
         else operation
         for operation in operations
     )
+
+
+def owned(operation: Operation) -> Operation:
+    """The operation with constants of its own, in float64."""
+    constants = {name: value.detach().clone() for name, value in operation.constants().items()}
+    return replace(operation, **constants).to(dtype=torch.float64, device="cpu")  # type: ignore[arg-type]
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
@@ -83,6 +95,8 @@ def compare(network: Network, module: nn.Module) -> None:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(f"{type(module).__name__} fails on {tuple(images.shape)}: {reason}") from None
         for logits in theirs:
+            if not isinstance(logits, Tensor):
+                raise Refused(f"a network gives one tensor of logits, this module gives a {type(logits).__name__}")
             scale = float(ours[ours.isfinite()].abs().max()) if bool(ours.isfinite().any()) else 0.0
             close = logits.shape == ours.shape and torch.allclose(
                 logits.double(), ours, rtol=0.0, atol=TOLERANCE * scale + math.ulp(0.0), equal_nan=True
@@ -90,7 +104,7 @@ def compare(network: Network, module: nn.Module) -> None:
             if not close:
                 raise ValueError(
                     f"what {type(module).__name__} computes is not what was captured of it: its `forward` keeps state, "
-                    "draws random numbers, or chooses by the image"
+                    "draws random numbers, or chooses by the image or by the size of the batch"
                 )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -99,12 +98,10 @@ class Operation:
         return replace(self, **moved)
 
 
-@cache
 def tensor_fields(kind: type[Operation]) -> tuple[str, ...]:
     return tuple(f.name for f in fields(kind) if str(f.type).startswith("Tensor"))
 
 
-@cache
 def plain_fields(kind: type[Operation]) -> tuple[str, ...]:
     """Of type int, float, str, bool, or a tuple of them."""
     shared = ("inputs", "shape", "name", "claim")

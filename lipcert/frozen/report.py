@@ -77,7 +77,7 @@ def layer_rows(walk: Walk) -> list[dict[str, Any]]:
         if behind:
             name = f"{name}+{walk.network.operations[behind - 1].name.rpartition('.')[2]}"
         row: dict[str, Any] = {"layer": name, "norm": 0.0, "lipschitz": walk.constant(behind or number)}
-        norms = group_norms(walk, number, operation, fused=bool(behind))
+        norms = group_norms(walk, number, operation, fused=behind or 0)
         row["norm"] = max(norms)
         if operation.claim and not behind and walk.measure is proved:
             row |= claimed_row(operation, name, norms, walk.norm)
@@ -106,7 +106,7 @@ def operator_of(operation: Operation) -> Operator:
     return operation.matrices
 
 
-def group_norms(walk: Walk, number: int, operation: Operation, fused: bool) -> list[float]:
+def group_norms(walk: Walk, number: int, operation: Operation, fused: int) -> list[float]:
     """The norms of a layer's groups, which the walk has measured; of blocks of rows, where its claims are of those."""
     if isinstance(operation, Linear) and operation.weight.dim() == 2 and len(operation.claim) > 1:
         return [n * UP for n in walk.measure(operator_of(operation), walk.norm).tolist()]

@@ -54,7 +54,7 @@ KEYS: dict[str, str] = {
     "lipschitz_of_pairs": "the largest such bound of a difference of two logits, which radii rest on",
     "smallest_bound": "{bound: for how many pairs of logits it is the smallest}: vector, logits or rows",
     "lipschitz_by_construction": "lipschitz_bound as construction gives it, before the layers' norms are measured",
-    "enlargement": "factor by which measuring the layers' norms enlarged every radius",
+    "enlargement": "the largest factor by which measuring the layers' norms made the bound of a pair of logits smaller",
     "gram_slack": "the part of that factor by which b(W) overestimates the matrices' norms; the rest is the tiling's",
     "failure_probability": "with which a statistical bound is none, at most; null for a proof",
     "layers": "the layers of the bound, in order, each with its norm, the bound up to it, and what it costs the whole",

@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from lipcert.frozen.capture.constants import Constant
 from lipcert.frozen.capture.lowering import Lowering, Value, rule
-from lipcert.frozen.capture.refusals import PRODUCT, REASONS
+from lipcert.frozen.capture.refusals import PRODUCT, RANDOM, REASONS, because, operation_name
 from lipcert.frozen.operation import Shape
 from lipcert.frozen.ops import functions
 from lipcert.frozen.ops.affine import Affine
@@ -35,8 +35,10 @@ def pointwise(low: Lowering, x: Any, function: str, *parameters: float) -> Value
 PLAIN = {
     "relu": "relu",
     "abs": "abs",
+    "absolute": "abs",
     "tanh": "tanh",
     "sigmoid": "sigmoid",
+    "special_expit": "sigmoid",
     "log_sigmoid": "log_sigmoid",
     "silu": "silu",
     "mish": "mish",
@@ -45,14 +47,15 @@ PLAIN = {
     "sin": "sin",
     "cos": "cos",
     "erf": "erf",
+    "special_erf": "erf",
     "atan": "arctan",
+    "arctan": "arctan",
 }
 
 
 @rule(*PLAIN)
 def plain(low: Lowering, node: fx.Node, x: Any) -> Value:
-    name = str(node.target).split(".")[1].removesuffix("_")
-    return pointwise(low, x, PLAIN[name])
+    return pointwise(low, x, PLAIN[operation_name(node.target)])
 
 
 @rule("gelu")
@@ -81,6 +84,13 @@ def clamp(low: Lowering, node: fx.Node, x: Any, min: Any = None, max: Any = None
             value = value if bound is None else extremum(low, value, bound, minimum)
         return value
     return pointwise(low, x, "clamp", *ends)
+
+
+@rule("threshold")
+def threshold(low: Lowering, node: fx.Node, x: Any, least: float, value: float) -> Value:
+    if least != value:
+        raise low.refused(because(node.target))
+    return pointwise(low, x, "clamp", least, math.inf)
 
 
 @rule("leaky_relu")
@@ -131,6 +141,8 @@ def softshrink(low: Lowering, node: fx.Node, x: Any, cut: float = 0.5) -> Value:
 
 @rule("rrelu")
 def rrelu(low: Lowering, node: fx.Node, x: Any, lower: float, upper: float, training: bool = False, *_: Any) -> Value:
+    if training:
+        raise low.refused(RANDOM)
     return pointwise(low, x, "leaky_relu", (lower + upper) / 2)
 
 
@@ -138,7 +150,9 @@ def rrelu(low: Lowering, node: fx.Node, x: Any, lower: float, upper: float, trai
 
 
 def without_batch(low: Lowering, constant: Constant, shape: Shape) -> Constant:
-    """A constant without the batch axis that it may have, of size 1."""
+    """A constant without the batch axis that it may have, of size 1, in the precision of the images."""
+    if constant.value.dtype != low.dtype:
+        constant = low.constants.call(Tensor.to, constant, low.dtype)
     if constant.value.dim() <= len(shape):
         return constant
     if constant.value.dim() == len(shape) + 1 and constant.value.shape[0] == 1:
@@ -162,15 +176,15 @@ def negated(low: Lowering, value: Value) -> Value:
     return scaled(low, value, low.constants.literal(-1.0), None)
 
 
-@rule("neg")
+@rule("neg", "negative")
 def neg(low: Lowering, node: fx.Node, x: Any) -> Value:
     return negated(low, low.value(x))
 
 
-@rule("add", "sub", "rsub")
-def add(low: Lowering, node: fx.Node, a: Any, b: Any, *, alpha: float = 1) -> Value:
+@rule("add", "sub", "rsub", "subtract")
+def add(low: Lowering, node: fx.Node, a: Any, b: Any, alpha: float = 1) -> Value:
     shape = low.shape_of(node)
-    kind = str(node.target).split(".")[1].removesuffix("_")
+    kind = operation_name(node.target)
     if kind == "rsub":
         a, b = b, a
     if isinstance(b, Value):
@@ -197,16 +211,19 @@ def add(low: Lowering, node: fx.Node, a: Any, b: Any, *, alpha: float = 1) -> Va
     return value
 
 
-@rule("mul")
+@rule("mul", "multiply")
 def mul(low: Lowering, node: fx.Node, a: Any, b: Any) -> Value:
     if isinstance(a, Value) and isinstance(b, Value):
+        for x, gate in ((a, low.step(b)), (b, low.step(a))):
+            if gate is not None and gate.inputs == (x.number,) and gate.attributes.get("function") == "sigmoid":
+                return pointwise(low, x, "silu")
         raise low.refused(PRODUCT)
     value, constant = (a, b) if isinstance(a, Value) else (b, a)
     shape = low.shape_of(node)
     return scaled(low, widened(low, value, shape), without_batch(low, low.constant(constant), shape), None)
 
 
-@rule("div", "true_divide")
+@rule("div", "divide", "true_divide")
 def div(low: Lowering, node: fx.Node, a: Any, b: Any, *, rounding_mode: Any = None) -> Value:
     if rounding_mode is not None:
         raise low.refused(REASONS["round"])
@@ -224,7 +241,7 @@ def div(low: Lowering, node: fx.Node, a: Any, b: Any, *, rounding_mode: Any = No
 
 @rule("maximum", "minimum")
 def maximum(low: Lowering, node: fx.Node, a: Any, b: Any) -> Value:
-    minimum, shape = "minimum" in str(node.target), low.shape_of(node)
+    minimum, shape = operation_name(node.target) in ("min", "minimum"), low.shape_of(node)
     if isinstance(a, Value) and isinstance(b, Value):
         return low.emit(Maximum, [widened(low, a, shape), widened(low, b, shape)], shape, minimum=minimum)
     value, constant = (a, b) if isinstance(a, Value) else (b, a)
@@ -280,5 +297,3 @@ def slices(low: Lowering, value: Value, axis: int, sizes: list[int]) -> tuple[Va
         pieces.append(low.emit(Slice, [value], shape, axis=axis, start=start, stop=start + size, step=1))
         start += size
     return tuple(pieces)
-
-

@@ -59,4 +59,3 @@ def map_constants(value: Any, change: Callable[[Constant], Any]) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map_constants(item, change) for item in value)
     return value
-

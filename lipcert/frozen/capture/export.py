@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
@@ -18,7 +19,15 @@ HINTS = (
     ("mutat", "its `forward` changes a buffer, so that it is no fixed function: compute that elsewhere"),
     ("data-dependent", "its `forward` chooses by the values of the image: use operations instead of `if`"),
     ("Could not guard", "its `forward` chooses by the values of the image: use operations instead of `if`"),
+    (
+        "fake tensor in the exported",
+        "its `forward` reads a tensor past what can be traced, as `.data` does: use `.detach()`",
+    ),
     ("missing a required argument", "its `forward` takes more than one batch of images"),
+    (
+        "mismatch between the structure",
+        "its `forward` has other arguments than one batch of images (DataParallel: `.module`)",
+    ),
     ("missing 1 required positional", "its `forward` takes more than one batch of images"),
 )
 
@@ -53,11 +62,11 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the warnings and log lines of torch.export, which are meant for its developers."""
+    """Without the warnings, prints and log lines of torch.export, which are meant for its developers."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from lipcert.frozen.capture.arithmetic import scaled
+from lipcert.frozen.capture.arithmetic import scaled, without_batch
 from lipcert.frozen.capture.constants import Constant
 from lipcert.frozen.capture.lowering import Lowering, Value, rule
 from lipcert.frozen.capture.moves import reshaped
+from lipcert.frozen.capture.refusals import BATCH, PRODUCT, operation_name
 from lipcert.frozen.ops.convolution import Convolution, TransposedConvolution
 from lipcert.frozen.ops.distances import Distance, DistanceConvolution, NearestNeighbour
 from lipcert.frozen.ops.joins import Merge, Split
@@ -23,6 +24,17 @@ from lipcert.frozen.ops.pooling import AdaptiveMaxPool, MaxPool, NormPool
 from lipcert.frozen.ops.recurrent import Recurrent
 
 # ---- linear maps
+
+
+def spatial(low: Lowering, node: fx.Node, x: Any) -> Value:
+    """An activation with channels and as many axes as the operation's name says."""
+    value, name = low.value(x), operation_name(node.target)
+    axes = next(int(letter) for letter in name if letter.isdigit())
+    if len(value.shape) != axes + 1:
+        raise low.refused(
+            f"`{name}` on {value.shape}, whose first axis may be the batch's; unsqueeze(1) gives it channels"
+        )
+    return value
 
 
 def optional(low: Lowering, constant: Any) -> Constant | None:
@@ -39,21 +51,33 @@ def linear(low: Lowering, node: fx.Node, x: Any, weight: Any, bias: Any = None) 
     return matrix_product(low, low.value(x), low.constant(weight), optional(low, bias))
 
 
-@rule("mm", "matmul", "bmm")
+@rule("mm", "matmul", "bmm", "mv")
 def matmul(low: Lowering, node: fx.Node, a: Any, b: Any) -> Value:
-    if isinstance(a, Value) and isinstance(b, Constant) and b.value.dim() == 2:
-        return matrix_product(low, a, low.constants.call(torch.t, b), None)
-    if isinstance(a, Constant) and isinstance(b, Value) and a.value.dim() == 2 and len(b.shape) > 1:
-        axis = len(b.shape) - 2
-        return low.emit(AlongAxis, [b], low.shape_of(node), {"matrix": a}, axis=axis)
-    raise low.refused("a product of two activations, or of a batch of matrices: it has no finite Lipschitz constant")
+    if isinstance(a, Value) and isinstance(b, Value):
+        raise low.refused(PRODUCT)
+    if isinstance(a, Value):
+        b = low.constant(b)
+        if b.value.dim() == 2:
+            return matrix_product(low, a, low.constants.call(torch.t, b), None)
+        if b.value.dim() == 1:
+            row = matrix_product(low, a, low.constants.call(torch.unsqueeze, b, 0), None)
+            return reshaped(low, row, low.shape_of(node))
+    else:
+        a = low.constant(a)
+        if a.value.dim() == 2 and len(b.shape) > 1:
+            return low.emit(AlongAxis, [b], low.shape_of(node), {"matrix": a}, axis=len(b.shape) - 2)
+    raise low.refused(
+        "a product with a batch of matrices is not in the table; use one matrix, or a grouped convolution"
+    )
 
 
 @rule("addmm")
 def addmm(low: Lowering, node: fx.Node, bias: Any, x: Any, weight: Any, *, beta: Any = 1, alpha: Any = 1) -> Value:
-    if (beta, alpha) != (1, 1):
-        raise low.refused("`addmm` with factors of its own")
-    return matrix_product(low, low.value(x), low.constants.call(torch.t, low.constant(weight)), low.constant(bias))
+    weight = low.constants.call(torch.mul, low.constants.call(torch.t, low.constant(weight)), alpha)
+    bias = low.constants.call(torch.mul, low.constant(bias), beta)
+    rows = len(weight.value)
+    bias = low.constants.call(torch.Tensor.expand, without_batch(low, bias, (rows,)), rows)
+    return matrix_product(low, low.value(x), weight, bias)
 
 
 def numbers(value: Any, axes: int) -> tuple[int, ...]:
@@ -73,10 +97,8 @@ def convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Value:
-    value, weight = low.value(x), low.constant(weight)
+    value, weight = spatial(low, node, x), low.constant(weight)
     axes = weight.value.dim() - 2
-    if len(value.shape) != axes + 1:
-        raise low.refused(f"a convolution of {axes} axes on {value.shape}, whose first axis may be the batch's")
     dilation = numbers(dilation, axes)
     if isinstance(padding, str):
         total = [d * (k - 1) if padding == "same" else 0 for k, d in zip(weight.value.shape[2:], dilation, strict=True)]
@@ -118,10 +140,8 @@ def transposed_convolution(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Value:
-    value, weight = low.value(x), low.constant(weight)
+    value, weight = spatial(low, node, x), low.constant(weight)
     axes = weight.value.dim() - 2
-    if len(value.shape) != axes + 1:
-        raise low.refused(f"a convolution of {axes} axes on {value.shape}, whose first axis may be the batch's")
     return low.emit(
         TransposedConvolution,
         [value],
@@ -150,7 +170,7 @@ def shift_of(mean: Tensor, factor: Tensor, bias: Tensor | None) -> Tensor:
 
 def normalised(low: Lowering, value: Value, weight: Any, bias: Any, mean: Any, variance: Any, eps: float) -> Value:
     if mean is None or variance is None:
-        raise low.refused("batch normalisation without running statistics is no fixed function")
+        raise low.refused(BATCH)
     mean, variance = low.constant(mean), low.constant(variance)
     wide = (-1, *[1] * (len(value.shape) - 1))
     factor = low.constants.call(factor_of, variance, eps, optional(low, weight))
@@ -180,13 +200,8 @@ def batch_norm(
     *_: Any,
 ) -> Value:
     if training:
-        raise low.refused("batch normalisation by the batch's own statistics is no fixed function")
+        raise low.refused(BATCH)
     return normalised(low, low.value(x), weight, bias, mean, variance, eps)
-
-
-@rule("_native_batch_norm_legit", "native_batch_norm")
-def batch_norm_in_training(low: Lowering, node: fx.Node, *_: Any) -> Value:
-    raise low.refused("normalisation by the batch's own statistics is no fixed function")
 
 
 # ---- averages: a matrix along each axis
@@ -235,7 +250,7 @@ def average_pool(
     count_include_pad: bool = True,
     divisor: int | None = None,
 ) -> Value:
-    value = low.value(x)
+    value = spatial(low, node, x)
     axes = len(value.shape) - 1
     kernel = numbers(kernel, axes)
     stride, padding = numbers(stride, axes) if stride else kernel, numbers(padding, axes)
@@ -248,9 +263,11 @@ def average_pool(
     return along_axes(low, value, matrices)
 
 
-@rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d")
+@rule(
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d"
+)
 def adaptive_average_pool(low: Lowering, node: fx.Node, x: Any, output_size: Any) -> Value:
-    value, shape = low.value(x), low.shape_of(node)
+    value, shape = spatial(low, node, x), low.shape_of(node)
     pairs = enumerate(zip(value.shape[1:], shape[1:], strict=True), 1)
     return along_axes(
         low, value, [(axis, matrix_of(lambda e, m=m: F.adaptive_avg_pool1d(e, m), n)) for axis, (n, m) in pairs]
@@ -258,8 +275,10 @@ def adaptive_average_pool(low: Lowering, node: fx.Node, x: Any, output_size: Any
 
 
 @rule("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d")
-def interpolate(low: Lowering, node: fx.Node, x: Any, output_size: Any, align_corners: bool, scales: Any = None, *more: Any) -> Value:
-    value, shape = low.value(x), low.shape_of(node)
+def interpolate(
+    low: Lowering, node: fx.Node, x: Any, output_size: Any, align_corners: bool, scales: Any = None, *more: Any
+) -> Value:
+    value, shape = spatial(low, node, x), low.shape_of(node)
     given = scales if isinstance(scales, list | tuple) else [scales, *more]
     factors = [None if s is None else float(s) for s in given] if any(given) else []
     factors = (factors + [None] * len(shape))[: len(shape) - 1]
@@ -287,7 +306,7 @@ def max_pool(
     dilation: Any = 1,
     ceil_mode: bool = False,
 ) -> Any:
-    value = low.value(x)
+    value = spatial(low, node, x)
     axes = len(value.shape) - 1
     kernel = numbers(kernel, axes)
     indexed = isinstance(node.meta["val"], list | tuple)
@@ -307,7 +326,7 @@ def max_pool(
 
 @rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
 def adaptive_max_pool(low: Lowering, node: fx.Node, x: Any, output_size: Any) -> tuple[Value, None]:
-    value = low.value(x)
+    value = spatial(low, node, x)
     shape = tuple(int(n) for n in node.meta["val"][0].shape[1:])
     return low.emit(AdaptiveMaxPool, [value], shape, output_size=shape[1:]), None
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from lipcert.frozen.capture.constants import Constant, Constants
-from lipcert.frozen.capture.refusals import PRODUCT, RANDOM, REASONS, Refused, because, operation_name
+from lipcert.frozen.capture.refusals import ATTENTION, HOPELESS, PRODUCT, RANDOM, REASONS, Refused, because, operation_name
 from lipcert.frozen.operation import Operation, Shape
 
 
@@ -74,6 +74,7 @@ class Lowering:
         state = {**self.exported.state_dict, **self.exported.constants}
         known: dict[fx.Node, Any] = {}
         whole_again(self.exported.graph)
+        self.check_operations()
         for node in needed(self.exported.graph):
             self.node = node
             if node.op == "placeholder":
@@ -99,14 +100,14 @@ class Lowering:
     def lower(self, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
         args = [fx.node.map_arg(a, known.__getitem__) for a in node.args]
         options = {key: fx.node.map_arg(a, known.__getitem__) for key, a in node.kwargs.items()}
-        leaves = flat((args, options))
         name = operation_name(node.target)
+        if name in FILLED:  # of an activation they take the shape alone
+            args = [self.zeros(a) if isinstance(a, Value) else a for a in args]
+        leaves = flat((args, options))
         if isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool):
             return Batch()
         if any(isinstance(leaf, Batch) for leaf in leaves) and name not in VIEWS | FILLED:
             raise self.refused("it computes with the size of the batch; write flatten(1) or x.flatten(2), not len(x)")
-        if REASONS.get(name) is RANDOM:
-            raise self.refused(because(node.target))
         if node.target is operator.getitem and isinstance(args[0], tuple | list):
             found = args[0][args[1]]
             if found is None:
@@ -119,12 +120,20 @@ class Lowering:
         if name not in RULES:
             raise self.refused(because(node.target))
         self.check_batch(node)
+        self.check_precision(node)
         try:
-            return RULES[name](self, node, *in_order(node.target, args, options), **options)
+            result = RULES[name](self, node, *in_order(node.target, args, options), **options)
+            for value, due in zip(flat(result), results_of(node), strict=False):
+                if isinstance(value, Value) and value.shape != tuple(due.shape[1:]):
+                    raise ValueError(f"its value is {tuple(due.shape[1:])}, not {value.shape}")
+            return result
         except Refused:
             raise
         except Exception as error:  # a form that the rule does not foresee
             raise self.refused(f"`{name}` with arguments that are not known here ({first_line(error)})") from None
+
+    def zeros(self, like: Value) -> Constant:
+        return self.constants.literal(torch.zeros(1, *like.shape, dtype=self.dtype))
 
     def computed(self, node: fx.Node, *args: Any, **options: Any) -> Constant:
         """A constant from constants."""
@@ -133,15 +142,31 @@ class Lowering:
         except Exception as error:  # of what a user's forward does with parameters
             raise self.refused(f"`{operation_name(node.target)}` of constants fails: {first_line(error)}") from None
 
+    def check_operations(self) -> None:
+        """Refuses by name what would otherwise be refused for one of its parts."""
+        for node in needed(self.exported.graph):
+            self.node, name = node, operation_name(node.target)
+            if any("MultiheadAttention" in str(kind) for _, kind in node.meta.get("nn_module_stack", {}).values()):
+                raise self.refused(ATTENTION)
+            if name in HOPELESS or REASONS.get(name) is RANDOM:
+                raise self.refused(because(node.target))
+            if "dropout" in name and any(argument is True for argument in node.args):
+                raise self.refused(
+                    "dropout that is on in evaluation is no fixed function; pass `training=self.training`"
+                )
+
     def check_batch(self, node: fx.Node) -> None:
-        """Refuses a node whose result does not keep the batch as its first axis, or the precision."""
-        results = [v for v in flat(node.meta.get("val")) if isinstance(v, Tensor) and tuple(v.shape) != (0,)]
-        for value in results:
+        """Refuses a node whose result does not keep the batch as its first axis."""
+        for value in results_of(node):
             if value.dim() == 0 or not same_size(value.shape[0], self.batch):
                 raise self.refused(
                     f"`{operation_name(node.target)}` mixes the images of a batch, or fixes its size; keep the batch as "
                     "the first axis: flatten(1), x.shape[0], not len(x)"
                 )
+
+    def check_precision(self, node: fx.Node) -> None:
+        """Refuses a node whose result has another precision than the images."""
+        for value in results_of(node):
             if value.dtype.is_complex or (value.dtype.is_floating_point and value.dtype != self.dtype):
                 raise self.refused(f"it converts activations to {value.dtype}; leave the precision to the caller")
 
@@ -168,7 +193,9 @@ class Lowering:
         """Of a node's result, without the batch axis."""
         shape = node.meta["val"].shape[1:]
         if not all(isinstance(side, int) for side in shape):
-            raise self.refused("the shape of its result depends on the size of the batch; write flatten(1)")
+            raise self.refused(
+                "the shape of its result depends on the size of the batch, or on values; write flatten(1)"
+            )
         return tuple(int(side) for side in shape)
 
     def value(self, argument: Any, what: str = PRODUCT) -> Value:
@@ -185,7 +212,9 @@ class Lowering:
             return self.constants.literal(argument)
         value = argument.value
         if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != self.dtype:
-            return self.constants.call(Tensor.to, argument, self.dtype)  # a plain attribute, which `double` leaves alone
+            return self.constants.call(
+                Tensor.to, argument, self.dtype
+            )  # a plain attribute, which `double` leaves alone
         return argument
 
     def refused(self, why: str) -> Refused:
@@ -201,10 +230,23 @@ class Lowering:
 
 def whole_again(graph: fx.Graph) -> None:
     """Soft shrinking, which torch.export takes apart into steps that jump, made one operation again."""
+
+    def inputs(node: Any, name: str) -> tuple[Any, ...]:
+        named = isinstance(node, fx.Node) and node.op == "call_function" and operation_name(node.target) == name
+        return node.args if named else ()
+
     for node in graph.nodes:
-        found = matched(node, "where", None, ("sub", None, ("mul", ("sign", None), None)), ("mul", None, 0))
-        if found and matched(node.args[0], "gt", ("abs", found[0]), found[2]) is not None:
-            x, source, cut, other = found[0], found[1], found[2], found[3]
+        condition, moved, nothing = inputs(node, "where") or (None, None, None)
+        size, cut = inputs(condition, "gt") or (None, None)
+        x, shift = inputs(moved, "sub")[:2] or (None, None)
+        sign, same_cut = inputs(shift, "mul") or (None, None)
+        if (
+            isinstance(cut, float)
+            and inputs(size, "abs") == inputs(sign, "sign") == (x,)
+            and inputs(nothing, "mul") == (x, 0)
+        ):
+            if cut == same_cut:
+                node.target, node.args = torch.ops.aten.softshrink.default, (x, cut)
 
 
 def needed(graph: fx.Graph) -> list[fx.Node]:
@@ -214,6 +256,10 @@ def needed(graph: fx.Graph) -> list[fx.Node]:
         if node.op in ("output", "placeholder") or node in found:
             found |= {node, *node.all_input_nodes}
     return [node for node in graph.nodes if node in found]
+
+
+def results_of(node: fx.Node) -> list[Tensor]:
+    return [v for v in flat(node.meta.get("val")) if isinstance(v, Tensor) and tuple(v.shape) != (0,)]
 
 
 def one_image(arguments: Any, size: int = 1) -> Any:

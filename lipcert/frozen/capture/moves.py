@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from lipcert.frozen.capture.arithmetic import halves_of_two_sided, maximum, paired, scaled, slices, without_batch
-from lipcert.frozen.capture.constants import Constant, map_constants
+from lipcert.frozen.capture.constants import map_constants
 from lipcert.frozen.capture.lowering import Batch, Lowering, Value, one_image, rule
 from lipcert.frozen.ops.joins import Concatenate
 from lipcert.frozen.ops.moves import Permute, Rearrange, Reshape, Slice
@@ -66,7 +66,9 @@ def permute(low: Lowering, node: fx.Node, x: Any, *args: Any) -> Value:
 
 
 @rule("slice")
-def slice_(low: Lowering, node: fx.Node, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Value:
+def slice_(
+    low: Lowering, node: fx.Node, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Value:
     value = low.value(x)
     axis = dim % (len(value.shape) + 1) - 1
     if axis < 0:
@@ -123,12 +125,6 @@ def as_value(low: Lowering, piece: Any) -> Value:
     return scaled(low, zero, None, without_batch(low, constant, shape))
 
 
-@rule("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
-def filled(low: Lowering, node: fx.Node, x: Any, *args: Any, **options: Any) -> Constant:
-    like = low.constants.literal(torch.zeros(1, *low.value(x).shape, dtype=low.dtype))
-    return low.computed(node, like, *one_image(args), **one_image(options))
-
-
 @rule("cat", "concat", "concatenate")
 def concatenate(low: Lowering, node: fx.Node, pieces: Any, dim: int = 0) -> Value:
     return joined(low, pieces, dim, low.shape_of(node))
@@ -173,7 +169,9 @@ def sort(low: Lowering, node: fx.Node, x: Any, *args: Any, **options: Any) -> tu
 
 
 @rule("topk")
-def topk(low: Lowering, node: fx.Node, x: Any, k: int, dim: int = -1, largest: bool = True, *_: Any) -> tuple[Any, None]:
+def topk(
+    low: Lowering, node: fx.Node, x: Any, k: int, dim: int = -1, largest: bool = True, *_: Any
+) -> tuple[Any, None]:
     return first_of(low, sorted_along(low, low.value(x), dim, largest), dim, k), None
 
 
@@ -228,7 +226,9 @@ def rearrange(low: Lowering, node: fx.Node, x: Any, *args: Any, **options: Any) 
     fill, name = 0.0, str(node.target).split(".")[1]
     args, options = on_three_images(args), on_three_images(options)
     if name in ("pad", "constant_pad_nd"):
-        constant = name == "constant_pad_nd" or (args[1] if len(args) > 1 else options.get("mode", "constant")) == "constant"
+        constant = (
+            name == "constant_pad_nd" or (args[1] if len(args) > 1 else options.get("mode", "constant")) == "constant"
+        )
         fill = padding_value(name, args, options) if constant else 0.0
         moved = torch.nn.functional.pad(numbers, args[0]) if constant else node.target(numbers, *args, **options)  # type: ignore[operator]
     else:

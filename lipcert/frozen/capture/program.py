@@ -60,7 +60,9 @@ def capture(module: nn.Module, shape: Shape, dtype: torch.dtype) -> Program:
     lowering = Lowering(exported, shape)
     logits = lowering.run()
     if len(logits.shape) != 1:
-        raise Refused(f"a network gives logits (K,) for an image, this module gives {logits.shape}: end it with flatten(1)")
+        raise Refused(
+            f"a network gives logits (K,) for an image, this module gives {logits.shape}: end it with flatten(1)"
+        )
     if logits.number == 0:
         raise Refused("the module hands its image on and computes nothing")
     steps = live(lowering.steps, logits.number)
@@ -93,7 +95,4 @@ def live(steps: list[Step], last: int) -> list[Step]:
         if number in needed:
             needed |= set(steps[number - 1].inputs)
     order = {number: k for k, number in enumerate(sorted(needed | {0}))}
-    return [
-        replace(steps[n - 1], inputs=tuple(order[i] for i in steps[n - 1].inputs)) for n in sorted(needed - {0})
-    ]
-
+    return [replace(steps[n - 1], inputs=tuple(order[i] for i in steps[n - 1].inputs)) for n in sorted(needed - {0})]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -81,7 +82,7 @@ class Convolution(LinearMap):
         return (self.weight.shape[0], *sides)
 
     def _check(self, shape: Shape, axes: int) -> None:
-        lists = (self.stride, self.padding, self.dilation)
+        lists = (self.size, self.stride, self.padding, self.dilation)
         expect(axes in FORWARD and self.weight.dim() == axes + 2 and 0 not in self.weight.shape, "no convolution")
         expect(
             all(len(values) == axes for values in lists), "stride, padding and dilation have one number an axis each"
@@ -90,6 +91,9 @@ class Convolution(LinearMap):
             self.groups > 0 and min(self.stride + self.dilation) > 0 and min(self.padding) >= 0,
             "an impossible geometry",
         )
+        geometry = zip(self.size, self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
+        reach = math.prod(n + s + 2 * p + d * k for n, k, s, p, d in geometry)  # what bounds of its norm go through
+        expect(reach < 1 << 31, "a geometry of billions of entries")
         expect(shape == self.input_shape(), f"images of {self.input_shape()} are due, not {shape}")
         outputs = self.result_channels()
         expect(self.bias is None or self.bias.shape == (outputs,), "a bias that does not fit its weight")

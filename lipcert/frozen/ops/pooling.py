@@ -89,7 +89,9 @@ class MaxPool(_LargestOfWindows):
         )
         sides = tuple(self._count(k, n) for k, n in enumerate(shape[1:]))
         expect(min(sides) > 0, f"a window of {self.kernel} does not fit {shape}")
-        inside = all(bool(seen.any(1).all()) for seen in self.windows(shape[1:]))
+        geometry = list(zip(shape[1:], self.kernel, self.padding, self.dilation, strict=True))
+        expect(all(d * (k - 1) < n + 8192 for n, k, _, d in geometry), f"a window far wider than {shape}")
+        inside = all(p == 0 or d <= n for n, _, p, d in geometry)  # as the padding is at most half the kernel
         expect(inside, f"a window of {self.kernel} sees nothing of {shape} but padding")
         return (shape[0], *sides)
 
@@ -105,8 +107,8 @@ class MaxPool(_LargestOfWindows):
         seen = []
         for axis, n in enumerate(sides):
             starts = torch.arange(self._count(axis, n)) * self.stride[axis] - self.padding[axis]
-            taps = starts[:, None] + self.dilation[axis] * torch.arange(self.kernel[axis])
-            seen.append((taps[..., None] == torch.arange(n)).any(1))
+            at, step = torch.arange(n) - starts[:, None], self.dilation[axis]
+            seen.append((at >= 0) & (at % step == 0) & (at < step * self.kernel[axis]))
         return seen
 
 
