@@ -131,14 +131,15 @@ def boxes(network: Network, seed: int) -> int:
     low, high = x - reach, x + reach
     found, close = (all_boxes(network, low, high, arithmetic) for arithmetic in (FLOAT64, EXACT))
     labels = torch.randint(0, network.classes, (3,), generator=generator)
-    worst, count = worst_margins(network, low, high, labels, FLOAT64), 0
+    worst, count, scale = worst_margins(network, low, high, labels, FLOAT64), 0, 1.0
     for kind in range(6):
         share = torch.rand(x.shape, generator=generator, dtype=torch.float64)
         share = share.round() if kind in (0, 1, 2) else share
         values = network.values((low + share * (high - low)).clamp(low, high))
         for value, (a, b), (c, d) in zip(values, found, close, strict=True):
             assert not bool(((value < a) | (value > b)).any()), f"a box misses a sample of {network.operations}"
-            noise = 1e-12 * (1 + value.abs() + (d - c).abs() + torch.maximum(c.abs(), d.abs()))
+            scale = max(scale, float(torch.maximum(c.abs(), d.abs()).max()))  # later values may cancel
+            noise = 1e-12 * scale
             assert not bool(((value < c - noise) | (value > d + noise)).any()), "an exact box misses a sample"
         y = values[-1]
         margins = y.gather(1, labels[:, None]) - y

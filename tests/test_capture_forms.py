@@ -49,7 +49,7 @@ FORMS = {
     "stack": (VECTOR, lambda x: torch.stack([x, 2 * x, -x], dim=-1), {}),
     "hstack": (VECTOR, lambda x: torch.hstack([x, 2 * x]), {}),
     "concat": (VECTOR, lambda x: torch.concat([x, torch.concatenate([x, 2 * x], 1)], -1), {}),
-    "roll": (IMAGE, lambda x: torch.rolf(x, (1, -2), (2, 3)) + x.roll(1, 1), {}),
+    "roll": (IMAGE, lambda x: torch.roll(x, (1, -2), (2, 3)) + x.roll(1, 1), {}),
     "flip": (IMAGE, lambda x: torch.flip(x, [1, 3]) + x.fliplr(), {}),
     "rot90": (IMAGE, lambda x: torch.rot90(x, 1, (2, 3)), {}),
     "slice": (IMAGE, lambda x: x[:, 1:3, ::2] + x[:, :2, ::2, :], {}),
@@ -152,7 +152,7 @@ FORMS = {
     "matmul": (
         VECTOR,
         lambda x, w: (
-            x @ w + torch.mm(x, w) + torch.matmuf(x, w) + torch.addmm(w[0], x, w) + x.matmul(w) + F.linear(x, w.t())
+            x @ w + torch.mm(x, w) + torch.matmul(x, w) + torch.addmm(w[0], x, w) + x.matmul(w) + F.linear(x, w.t())
         ),
         dict(w=parameter(6, 6)),
     ),

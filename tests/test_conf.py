@@ -8,26 +8,26 @@ from configurations import CONF, built, calls, changes, composed, kind, names
 
 from lipcert.contracts import Kind
 from lipcert.datasets import batches
-from lipcert.layers import fold
+from lipcert.frozen import freeze
 from lipcert.tasks.settings import build
 
 L2NNN = CONF / "experiment" / "l2nnn"
 
 BROUGHT = {  # what each model brings: loss, optimizer, certificate, norm
-    "convnet": ("CrossEntropy", "Adam", "last_layer", "l2"),
-    "ordinary_deep": ("CrossEntropy", "Adam", "margin", "l2"),
-    "nearest_neighbour": ("CrossEntropy", "Adam", "margin", "l2"),
-    "l2nnn": ("L2NNNLoss", None, "last_layer", "l2"),
-    "l2nnn_deep": ("L2NNNLoss", None, "margin", "l2"),
-    "l2nnn_cifar": ("L2NNNLoss", None, "margin", "l2"),
-    "l2nnn_resnet": ("L2NNNLoss", None, "last_layer", "l2"),
+    "convnet": ("CrossEntropy", "Adam", "pairwise", "l2"),
+    "ordinary_deep": ("CrossEntropy", "Adam", "pairwise", "l2"),
+    "nearest_neighbour": ("CrossEntropy", "Adam", "pairwise", "l2"),
+    "l2nnn": ("L2NNNLoss", None, "pairwise", "l2"),
+    "l2nnn_deep": ("L2NNNLoss", None, "pairwise", "l2"),
+    "l2nnn_cifar": ("L2NNNLoss", None, "pairwise", "l2"),
+    "l2nnn_resnet": ("L2NNNLoss", None, "pairwise", "l2"),
     "linf_dist": ("Hinge", "LpAdamW", "interval", "linf"),
     "linf_dist_mlp": ("IBP", "LpAdamW", "interval", "linf"),
     "linf_dist_conv": ("IBP", "LpAdamW", "interval", "linf"),
     "ibp_convnet": ("IBP", "Adam", "interval", "linf"),
-    "lmt_convnet": ("LMT", "Adam", "last_layer", "l2"),
-    "lmt_resnet": ("LMT", "SGD", "last_layer", "l2"),
-    "parseval_resnet": ("CrossEntropy", "SGD", "last_layer", "l2"),
+    "lmt_convnet": ("LMT", "Adam", "pairwise", "l2"),
+    "lmt_resnet": ("LMT", "SGD", "pairwise", "l2"),
+    "parseval_resnet": ("CrossEntropy", "SGD", "pairwise", "l2"),
     "allcnn": ("Tulip", "SGD", "nominal", "l2"),
     "resnet34": ("Tulip", "SGD", "nominal", "l2"),
     "tulip_resnext": ("Tulip", "SGD", "nominal", "l2"),
@@ -88,7 +88,7 @@ def test_every_model_is_trained_and_certified_by_what_it_brings(model):
     if optimizer:
         terms["loss"].backward()
         optimizer.step()
-    certificate = build(config["certificate"])(fold(network.double().eval()), dataset.input_shape)
+    certificate = build(config["certificate"])(freeze(network, dataset.input_shape, network.norm))
     assert certificate.kind is (Kind.NOMINAL if certificate.observe else Kind.PROOF)
     if certificate.observe:
         certificate.observe(x.double(), y)
@@ -129,7 +129,7 @@ def test_a_schedule_of_p_is_none_of_dropouts():
 @pytest.mark.parametrize("model", BROUGHT)
 def test_a_model_brings_its_loss_optimizer_certificate_and_norm(model):
     config, (loss, optimizer, certificate, norm) = composed(f"model={model}"), BROUGHT[model]
-    assert (kind(config["loss"]), kind(config["certificate"]).lower()) == (loss, certificate.replace("_", ""))
+    assert (kind(config["loss"]), kind(config["certificate"]).lower()) == (loss, certificate)
     assert optimizer in (None, kind(config["optimizer"]))
     assert config["eps"] == config["dataset"]["eps" if norm == "l2" else f"eps_{norm}"]
     assert config["attack"].get("eps", config["eps"]) == config["eps"]
@@ -143,7 +143,8 @@ def test_all_models_are_in_the_table_of_what_they_bring():
 def test_what_the_user_writes_wins_over_what_a_model_brings():
     config = composed("model=l2nnn", "loss=cross_entropy", "optimizer=sgd", "schedule=constant", "certificate=margin")
     targets = [kind(config[part]) for part in ("model", "loss", "optimizer", "certificate")]
-    assert targets == ["L2NNN", "CrossEntropy", "SGD", "Margin"]
+    assert targets == ["L2NNN", "CrossEntropy", "SGD", "Pairwise"]
+    assert config["certificate"]["bounds"] == ["vector", "logits"]
     assert "lr" not in config["schedule"]
     assert composed("loss=cross_entropy", "model=l2nnn") == composed("model=l2nnn", "loss=cross_entropy")
 

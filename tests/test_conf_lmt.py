@@ -99,7 +99,7 @@ def test_a_row_has_the_papers_network_and_images(name):
         model = build(config["model"], input_shape=shape(config), num_classes=10)
     assert type(model) is recipe.model
     assert sum(p.numel() for p in model.parameters()) == recipe.parameters
-    assert kind(config["certificate"]) == "LastLayer" and isinstance(model.head, nn.Linear)
+    assert kind(config["certificate"]) == "Pairwise" and isinstance(model.head, nn.Linear)
     if name in MNIST:
         kinds = [type(layer) for layer in model.features]
         assert kinds == [nn.Conv2d, nn.ReLU, nn.Conv2d, nn.ReLU, nn.Flatten, nn.Linear, nn.ReLU]

@@ -1,5 +1,6 @@
-"""The losses of l_inf certified training, against their formulas written out image by image."""
+"""The losses of l_inf certified training, against their formulas written out image by image; boxes in training."""
 
+import copy
 import math
 
 import pytest
@@ -7,8 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lipcert.certificates.margin import Margin
-from lipcert.layers import fold
+from lipcert.certificates.pairwise import Pairwise
+from lipcert.contracts import Norm
+from lipcert.frozen import freeze
+from lipcert.frozen.arithmetic import EXACT
+from lipcert.frozen.boxes import worst_margins
+from lipcert.frozen.training import Captured
+from lipcert.layers import SubtractMean
 from lipcert.losses.clipped_hinge import ClippedHinge
 from lipcert.losses.hinge import Hinge
 from lipcert.losses.ibp import IBP
@@ -16,7 +22,7 @@ from lipcert.models.ibp_convnet import IBPConvNet
 from lipcert.models.linf_dist import LinfDist
 from lipcert.models.linf_dist_mlp import LinfDistMLP
 
-SHAPE = (1, 4, 4)
+SHAPE, IMAGE = (1, 4, 4), (2, 6, 5)
 
 
 class Fixed(nn.Module):
@@ -53,9 +59,9 @@ def test_no_hinge_means_proved_at_eps():
     model.eval()
     x = torch.rand(200, *SHAPE)
     labels = model(x).argmax(1)
-    radius = Margin()(fold(model.double()), SHAPE).judge(x.double(), labels).radius
+    radius = Pairwise()(freeze(model, SHAPE, "linf")).judge(x.double(), labels).radius
     loss = Hinge(num_classes=3, eps=0.02)
-    free = torch.tensor([loss(model.float(), a[None], t[None])["worst"].item() for a, t in zip(x, labels, strict=True)])
+    free = torch.tensor([loss(model, a[None], t[None])["worst"].item() for a, t in zip(x, labels, strict=True)])
     assert 20 < (free == 0).sum() < 180
     assert torch.equal(free == 0, radius >= 0.02)
 
@@ -95,11 +101,16 @@ def test_the_scale_moves_as_a_parameter_of_its_own_learning_rate_would():
     assert 1 + 0.2 * loss.steps.item() == pytest.approx(alone.item(), rel=1e-4)
 
 
+def prepared(loss, model, shape=SHAPE):
+    loss.prepare(model, shape)
+    return loss
+
+
 @pytest.mark.parametrize("kappa", [0.0, 0.25, 1.0])
 def test_kappa_weights_the_natural_loss(kappa):
     model = IBPConvNet(input_shape=SHAPE, num_classes=3, channels=[4], halving=[], hidden=8)
     x, y = torch.rand(6, *SHAPE), torch.tensor([0, 1, 2, 0, 1, 2])
-    terms = IBP(num_classes=3, eps=0.05, kappa=kappa)(model, x, y)
+    terms = prepared(IBP(num_classes=3, eps=0.05, kappa=kappa), model)(model, x, y)
     assert terms["natural"].item() == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-5)
     expected = kappa * terms["natural"] + (1 - kappa) * terms["robust"]
     assert terms["loss"].item() == pytest.approx(expected.item())
@@ -113,11 +124,11 @@ def test_the_robust_term_exceeds_the_loss_of_every_image_within_eps(kind):
     model.train()(torch.rand(64, *SHAPE))
     model.eval()
     x, y, eps = torch.rand(5, *SHAPE), torch.tensor([0, 1, 2, 0, 1]), 0.1
-    robust = IBP(num_classes=3, eps=eps, kappa=0.0)(model, x, y)["loss"]
+    robust = prepared(IBP(num_classes=3, eps=eps, kappa=0.0), model)(model, x, y)["loss"]
     for _ in range(200):
         moved = (x + eps * (2 * torch.rand_like(x) - 1).sign()).clamp(0, 1)
         assert F.cross_entropy(model(moved), y) <= robust * (1 + 1e-5)
-    at_zero = IBP(num_classes=3, eps=0.0, kappa=0.0)(model, x, y)["loss"]
+    at_zero = prepared(IBP(num_classes=3, eps=0.0, kappa=0.0), model)(model, x, y)["loss"]
     assert at_zero.item() == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-4)
 
 
@@ -127,11 +138,118 @@ def test_ibp_reaches_every_weight_and_the_running_means_once():
         if hasattr(layer, "p"):
             layer.p = 8.0
     x = torch.rand(32, *SHAPE)
-    IBP(num_classes=3, eps=0.05)(model, x, torch.arange(32) % 3)["loss"].backward()
+    prepared(IBP(num_classes=3, eps=0.05), model)(model, x, torch.arange(32) % 3)["loss"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
     trunk = model.features[0]
     y = trunk[2](trunk[1](trunk[0](x)))
     torch.testing.assert_close(trunk[3].running_mean, 0.1 * y.mean(0))
+
+
+class SmallConvNet(nn.Module):
+    """To be trained on boxes: convolutions, batch normalisation, a subtracted mean."""
+
+    norm = Norm.LINF
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 3, 3, 2, 1),
+            SubtractMean(3),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(27, 3)
+
+    def forward(self, x):
+        return self.head(self.trunk(x))
+
+    enclosed = property(lambda self: self)
+
+    def enclosure(self, x, eps):
+        return x, (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
+
+
+def by_hand(model, x, low, high, y):
+    """The worst margins by the definition: centres and radii through each layer, with the clean batch's statistics."""
+    clean = x
+    for layer in model.trunk:
+        if isinstance(layer, nn.Conv2d):
+            centre, radius = (low + high) / 2, (high - low) / 2
+            centre = layer(centre)
+            radius = F.conv2d(radius, layer.weight.abs(), None, layer.stride, layer.padding)
+            low, high, clean = centre - radius, centre + radius, layer(clean)
+            continue
+        mean, variance = clean.mean((0, 2, 3)).view(-1, 1, 1), 1.0
+        if isinstance(layer, nn.BatchNorm2d):
+            variance = clean.var((0, 2, 3), unbiased=False).view(-1, 1, 1) + layer.eps
+            scale, shift = layer.weight.view(-1, 1, 1) / variance.sqrt(), layer.bias.view(-1, 1, 1)
+            ends = [scale * (v - mean) + shift for v in (low, high)]
+            low, high = torch.minimum(*ends), torch.maximum(*ends)
+            clean = scale * (clean - mean) + shift
+        elif isinstance(layer, SubtractMean):
+            low, high, clean = low - mean, high - mean, clean - mean
+        else:
+            low, high, clean = layer(low), layer(high), layer(clean)
+    difference = model.head.weight[y][:, None] - model.head.weight
+    bias = model.head.bias[y][:, None] - model.head.bias
+    worst = (difference.clamp_min(0) * low[:, None] + difference.clamp_max(0) * high[:, None]).sum(2) + bias
+    return worst.scatter(1, y[:, None], 0.0)
+
+
+def test_boxes_in_training_count_with_the_clean_batch():
+    """As computed by hand, with the same gradients, and IBP's loss is of them."""
+    model = SmallConvNet().double()
+    model.trunk[1].weight.data = torch.tensor([1.0, -0.7, 2.0, 0.5], dtype=torch.float64)
+    x, y = torch.rand(12, *IMAGE, dtype=torch.float64), torch.arange(12) % 3
+    loss = prepared(IBP(num_classes=3, eps=0.05, kappa=0.0), model, IMAGE)
+    _, low, high = model.enclosure(x, 0.05)
+    with loss.captured.watching(model, means=True):
+        model(x)
+    found = worst_margins(loss.captured(model), low, high, y, EXACT)
+    exact = by_hand(model, x, low, high, y)
+    torch.testing.assert_close(found, exact)
+    weights = list(model.parameters())
+    ours, theirs = (torch.autograd.grad(v.square().sum(), weights) for v in (found, exact))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
+    terms = loss(model, x, y)
+    torch.testing.assert_close(terms["loss"], F.cross_entropy(-exact, y))
+
+
+def test_gradients_flow_through_the_statistics_of_the_batch():
+    """The control: with the statistics taken for constants, the gradient of the boxes is another one."""
+    model = SmallConvNet().double()
+    x, y = torch.rand(12, *IMAGE, dtype=torch.float64), torch.arange(12) % 3
+    captured, slopes = Captured(model, IMAGE), []
+    for constant in (False, True):
+        with captured.watching(model, means=True):
+            model(x)
+        assert all(value.requires_grad for value in captured.statistics.values()) and len(captured.statistics) == 3
+        if constant:
+            captured.statistics = {name: value.detach() for name, value in captured.statistics.items()}
+        margins = worst_margins(captured(model), x, x, y, EXACT)
+        slopes.append(torch.autograd.grad(margins.sum(), model.trunk[0].weight)[0])
+    assert (slopes[0] - slopes[1]).norm() > 0.1 * slopes[0].norm()
+    logits = copy.deepcopy(model)(x)  # a box of one point is the image's own answer, in training mode too
+    torch.testing.assert_close(margins.detach(), (logits.gather(1, y[:, None]) - logits).detach())
+
+
+def test_a_few_steps_of_training_on_boxes_narrow_them():
+    model = SmallConvNet()
+    x, y = torch.rand(30, *IMAGE), torch.arange(30) % 3
+    loss = prepared(IBP(num_classes=3, eps=0.02, kappa=0.5), model, IMAGE)
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    found = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        terms = loss(model, x, y)
+        terms["loss"].backward()
+        optimizer.step()
+        found.append(float(terms["robust"]))
+    assert found[-1] < 0.7 * found[0]
 
 
 def test_ibp_needs_a_network_to_propagate_through():

@@ -100,22 +100,23 @@ def bounds_hold(net: nn.Module, shape: tuple[int, ...], norm: str):
     gap = (single(x.float()).double() - network(x)).abs().amax(0)
     errors = rounding(network, walk, FLOAT32)
     assert gap.max() > 0 and (gap <= errors).all()
-    assert rounding(network, walk, FLOAT64).max() < 1e-9 * max(1, found.of_vector)  # and says something
-    return network, found, float(differences.max())
+    little = 1e-5 if isinstance(net, NearestNeighbour) else 1e-9  # the root of what its squares are off by
+    assert rounding(network, walk, FLOAT64).max() < little * max(1, found.of_vector)  # and says something
+    return found
 
 
 @pytest.mark.parametrize("number", range(len(VARIANTS)))
 def test_no_network_moves_faster_or_rounds_worse_than_its_bounds_say(number):
     model, options, norm = VARIANTS[number]
     shape = (1, 8, 8)
-    _, found, _ = bounds_hold(wild(made(model, shape, **options)), shape, norm)
+    found = bounds_hold(wild(made(model, shape, **options)), shape, norm)
     if model in (L2NNN, L2NNNDeep, L2NNNCifar, L2NNNResNet):
         assert (found.of_logits <= 1 + 1e-6).all()  # their weights were rounded to float32
 
 
 def test_a_recurrent_network_is_bounded_too():
     net = nn.Sequential(wild(NonexpansiveRNN(4, 3)), nn.Flatten())
-    _, found, _ = bounds_hold(net, (5, 4), "l2")
+    found = bounds_hold(net, (5, 4), "l2")
     assert found.of_vector <= 1 + 1e-6
 
 
@@ -127,12 +128,13 @@ def test_logits_are_one_a_class(model, shape):
 
 @pytest.mark.parametrize("activation", ["relu", "two_sided_relu", "two_sided_sigmoid", "two_sided_tanh"])
 def test_each_class_of_the_cifar_network_is_a_network_of_its_own(activation):
-    """With any activation, whose groups are the classes: the others' weights do not matter to it."""
+    """With any activation, whose groups are the classes, the others' weights do not matter to it."""
     net = wild(made(L2NNNCifar, (1, 8, 8), activation=activation))
     x = torch.rand(5, 1, 8, 8)
     before = net(x)
-    for p in net.parameters():
-        p.data.chunk(4)[2].normal_()
+    for name, p in net.named_parameters():
+        if not name.endswith("raw_t"):  # behind linear layers all classes share one
+            p.data.chunk(4)[2].normal_()
     changed = (net(x) != before).any(0)
     assert changed.tolist() == [False, False, True, False]
 

@@ -1,4 +1,4 @@
-"""The checks of frozen networks notice a wrong rule: each mistake below is made, and must be found on a few networks."""
+"""The checks of frozen networks notice a wrong rule: each mistake below is made, and must be found."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import frozen_checks as checks
 import pytest
 import torch
-from frozen_cases import NORMS, Builder, one_operation
+from frozen_builder import Builder
+from frozen_cases import NORMS, one_operation
 from test_operations import tiny_chain
 from test_random_networks import NASTY
 
 from lipcert.frozen import lipschitz
 from lipcert.frozen.arithmetic import EXACT, FLOAT32, Arithmetic
-from lipcert.frozen.lipschitz import Relative, Walk
+from lipcert.frozen.lipschitz import Walk
 from lipcert.frozen.network import Network
 from lipcert.frozen.ops.affine import LinearMap
 from lipcert.frozen.ops.joins import Add, Concatenate, Merge
@@ -52,22 +53,22 @@ def without_disjointness(self: Walk, parts: dict) -> list:
     """`Walk.behind_a_split`, which does not look whether the halves are separate."""
     splits = [k for k, o in enumerate(self.network.operations[: min(parts)], 1) if o.kind == "split"]
     for split in splits:
-        relative = [Relative(self, split) for _ in parts]
+        relative = [self.relative(split) for _ in parts]
         gains = [walk.constant(v, part) for walk, (v, part) in zip(relative, parts.items(), strict=True)]
         return [self.product(self.most(gains), self.constant(split, relative[0].needed | relative[1].needed))]
     return []
 
 
-def blind(self: Relative, value: int, part: Any = None) -> Any:
-    """`Relative.constant`, which takes what goes past the split for nothing."""
-    return 0.0 if value < self.root else RELATIVE(self, value, part)
+def blind(self: Walk, value: int, part: Any) -> Any:
+    """`Walk.at_root`, which takes what goes past the split for nothing."""
+    return 0.0 if value < self.root else AT_ROOT(self, value, part)
 
 
 def one_key(self: Walk, value: int, group: Any, rows: Any, operator: Any, fused: int = 0) -> Any:
     return MEASURED(self, value, group, rows, operator, int(fused > 0))
 
 
-RELATIVE, MEASURED, LINEAR_BOX = Relative.constant, Walk.measured, LinearMap.box
+AT_ROOT, MEASURED, LINEAR_BOX = Walk.at_root, Walk.measured, LinearMap.box
 MUTANTS: dict[str, tuple[Callable[[Any], None], Callable[..., Any], Networks]] = {
     "copies count once": (
         lambda m: m.setattr(Walk, "copied", lambda self, times: float(times > 0)),
@@ -167,7 +168,7 @@ MUTANTS: dict[str, tuple[Callable[[Any], None], Callable[..., Any], Networks]] =
         nasty("one half of a split twice"),
     ),
     "a branch may see past its split": (
-        lambda m: m.setattr(Relative, "constant", blind),
+        lambda m: m.setattr(Walk, "at_root", blind),
         constants,
         nasty("a split bypassed"),
     ),

@@ -1,10 +1,15 @@
-"""A model of the user's own, outside of the package: what is wrong with it, and when its code is trusted."""
+"""A model of the user's own, outside of the package: what is wrong with it, and what of its code is needed when."""
 
+import importlib
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from commandline import TINY, lipcert, refused
+
+from lipcert import api
 
 
 @pytest.fixture(autouse=True)
@@ -28,13 +33,11 @@ class Mine(nn.Module):
         side = input_shape[1] * (100 if fails == "on the images" else 1)
         answers = 3 if fails == "to answer" else num_classes
         width_in = input_shape[0] * side * input_shape[2]
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(width_in, width), nn.ReLU(), nn.Linear(width, answers))
+        strange = nn.LayerNorm(width) if fails == "to be certified" else nn.ReLU()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(width_in, width), strange, nn.Linear(width, answers))
 
     def forward(self, x):
         return self.layers(x)
-
-    def bound(self, signal, walk, name):
-        return walk(self.layers, signal, "layers")
 """
 
 
@@ -45,7 +48,7 @@ def mine(tmp_path, monkeypatch):
     Path("myconf/model").mkdir(parents=True)
     Path("myconf/model/mine.yaml").write_text("_target_: mypkg.Mine\nwidth: 16\nfails: ''\n")
     monkeypatch.syspath_prepend(tmp_path)
-    yield ("--config-dir", "myconf", "model=mine", "certificate=margin")
+    yield ("--config-dir", "myconf", "model=mine")
     sys.modules.pop("mypkg", None)
 
 
@@ -62,7 +65,10 @@ def test_a_model_that_does_not_fit_the_images(fails, line, mine, capsys):
 
 
 def test_a_model_that_can_not_be_certified_is_not_trained_either(mine, capsys):
-    assert "`certificate=last_layer` needs" in refused(capsys, "train", *TINY, *mine, "certificate=last_layer")
+    """The layer is named, why, and the way out."""
+    line = refused(capsys, "train", *TINY, *mine, "model.fails='to be certified'")
+    assert "`layers.2`" in line and "LayerNorm" in line
+    assert "layer normalisation divides by" in line and "or use batch normalisation" in line
 
 
 def test_a_defect_shows_its_traceback(mine, capsys):
@@ -71,11 +77,40 @@ def test_a_defect_shows_its_traceback(mine, capsys):
     assert told.status == 1 and "Traceback" in told.err and "AttributeError: a defect" in told.err
 
 
-def test_code_of_ones_own_needs_trust(mine, capsys):
-    """`lipcert train` takes what its own command line names; a checkpoint that names it has to be trusted."""
+def test_code_of_ones_own_is_needed_for_training_alone(mine, capsys):
+    """A run whose code is gone is certified and attacked as it was, without being trusted; its training needs both."""
     assert lipcert(capsys, "train", *TINY, *mine, "output_dir=run").status == 0
-    assert "say trust=true" in refused(capsys, "certify", "run=run")
-    assert lipcert(capsys, "certify", "run=run", "trust=true").status == 0
+    before = Path("run/certificates.csv").read_bytes()
+    Path("mypkg.py").unlink()
+    sys.modules.pop("mypkg")
+    assert lipcert(capsys, "certify", "run=run").status == 0
+    assert Path("run/certificates.csv").read_bytes() == before
+    told = lipcert(capsys, "attack", "run=run", "attack=pgd_l2", "attack.images=10", "attack.steps=2")
+    assert told.status == 0, told.err
+    assert api.load("run").certify(torch.zeros(2, 1, 8, 8)).radius.shape == (2,)
+    assert "mypkg" not in sys.modules
     Path("run/summary.json").unlink()
     assert "say trust=true" in refused(capsys, "train", "resume=run")
+    assert "mypkg.Mine can't be imported" in refused(capsys, "train", "resume=run", "trust=true")
+    Path("mypkg.py").write_text(MINE)
+    importlib.invalidate_caches()
     assert lipcert(capsys, "train", "resume=run", "trust=true").status == 0
+    assert Path("run/certificates.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("part", ["certificate", "dataset"])
+def test_other_code_of_ones_own_needs_trust(part, capsys):
+    """What certifying a run again executes: its certificate, and its data set."""
+    assert lipcert(capsys, "train", *TINY, "output_dir=run").status == 0
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    config[part] = {"_target_": "test_own_model.marked"}
+    Path("run/config.yaml").write_text(yaml.safe_dump(config))
+    for task in ("certify", "attack"):
+        assert "names `_target_: test_own_model.marked`" in refused(capsys, task, "run=run")
+    assert not Path("marked").exists()
+    lipcert(capsys, "certify", "run=run", "trust=true")
+    assert Path("marked").exists()
+
+
+def marked():
+    Path("marked").write_text("")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lipcert.contracts import BoundCertificate, Kind, Verdict
 from lipcert.frozen import Network
-from lipcert.frozen.lipschitz import Measure, Walk, proved
+from lipcert.frozen.lipschitz import Walk
 from lipcert.frozen.network import required
 from lipcert.frozen.pairs import BOUNDS, PairBounds, pair_bounds
 from lipcert.frozen.report import ClaimedWalk, layer_rows
@@ -29,7 +29,6 @@ class Pairwise:
     """
 
     kind = Kind.PROOF
-    measure: Measure = staticmethod(proved)
 
     def __init__(self, bounds: Sequence[str] = BOUNDS):
         if not bounds or set(bounds) - set(BOUNDS):
@@ -37,13 +36,17 @@ class Pairwise:
         self.bounds = tuple(bounds)
 
     def __call__(self, network: Network) -> BoundCertificate:
-        walk = Walk(required(network), network.norm, self.measure)
+        walk = self.walk(required(network))
         found = pair_bounds(walk, self.bounds)
         pairs = found.smallest(self.bounds)
         claimed = pair_bounds(claimed_walk(walk), self.bounds)
         report = bound_report(found, claimed, self.bounds, layer_rows(walk))
         judge = pairwise_judge(network, pairs, rounding(network, walk))
         return BoundCertificate(self.kind, network.norm, judge, report, pairs)
+
+    def walk(self, network: Network) -> Walk:
+        """What bounds how fast the parts of its values move."""
+        return Walk(network, network.norm)
 
 
 def claimed_walk(walk: Walk) -> Walk:

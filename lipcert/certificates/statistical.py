@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor
 
 from lipcert.certificates.pairwise import Pairwise
 from lipcert.contracts import BoundCertificate, Kind, Norm
 from lipcert.frozen import Network
+from lipcert.frozen.lipschitz import Measure, Walk
 from lipcert.norms import Operator
 from lipcert.norms.comparison import statistical_norm
 
 
 class Statistical(Pairwise):
-    """LMT's own evaluation: every norm from `starts` power iterations of `iterations` steps at most, none of them below
-    the truth but with probability (2/π)^(starts/2); the report adds these up over the layers.
+    """LMT's own evaluation: every layer's norm from `starts` power iterations of `iterations` steps at most, none of them
+    below the truth but with probability (2/π)^(starts/2); the report adds these up over the layers. Norms of some rows
+    of a layer alone, which are small matrices, are proved.
 
     Its radii are no proofs, and `certificate=pairwise` has larger ones where it measures exactly: this is for
     comparison with what was published. ValueError for a network that is certified in another norm than l2.
@@ -28,13 +33,15 @@ class Statistical(Pairwise):
                 f"`certificate.starts` must be at least 1, `certificate.iterations` 2; got {starts} and {iterations}"
             )
         self.starts, self.iterations, self.seed = starts, iterations, seed
-        self.measure = self.statistically
 
     def __call__(self, network: Network) -> BoundCertificate:
         self.failure = 0.0
         bound = super().__call__(network)
         bound.report["failure_probability"] = self.failure
         return bound
+
+    def walk(self, network: Network) -> Walk:
+        return _LayersWalk(network, network.norm, self.statistically)
 
     def statistically(self, operator: Operator, norm: Norm) -> Tensor:
         """The norm, which holds but with a probability that is added to `failure`."""
@@ -50,3 +57,19 @@ class Statistical(Pairwise):
         )
         self.failure += failure
         return norm_.expand(operator.groups)
+
+
+class _LayersWalk(Walk):
+    """Measures whole layers by `measure`, and parts of their rows by proof."""
+
+    def __init__(self, network: Network, norm: Norm, measure: Measure):
+        super().__init__(network, norm, measure)
+        self.proof = Walk(network, norm)
+        self.proof.norms = self.norms
+
+    def measured(
+        self, value: int, group: int | None, rows: Tensor | None, operator: Callable[[], Operator], fused: int = 0
+    ) -> Any:
+        if rows is not None:
+            return self.proof.measured(value, group, rows, operator, fused)
+        return super().measured(value, group, rows, operator, fused)

@@ -106,7 +106,7 @@ class Walk:
             mask = torch.ones(self.shapes[value], dtype=torch.bool) if part is None else part
             source, copied = self.origin(value, mask)
             if bool(copied.any()):
-                found[source] = found.get(source, 0) + copied  # type: ignore[assignment]
+                found[source] = found.get(source, 0) + copied
         parts = [
             self.product(self.copied(int(copied.max())), self.constant(value, copied > 0))
             for value, copied in found.items()

@@ -40,7 +40,8 @@ class PairBounds:
 
     def winners(self, bounds: Sequence[str] = BOUNDS) -> dict[str, int]:
         """For how many pairs each of the bounds named is the smallest; the first of equals counts."""
-        first, second = torch.triu_indices(*self.matrices[bounds[0]].shape, 1)
+        classes = len(self.of_logits)
+        first, second = torch.triu_indices(classes, classes, 1)
         best = torch.stack([self.matrices[name][first, second] for name in bounds]).argmin(0)
         return {name: int((best == k).sum()) for k, name in enumerate(bounds)}
 

@@ -1,7 +1,8 @@
 """By how much the logits that are computed differ at most from those in real arithmetic, over all images in [0, 1].
 
 Two bounds of each value are carried along, and the smaller one counts. Entry by entry errors grow by |W|, which is
-tight for shallow networks and vacuous for deep ones; in norm they grow by ‖W‖, like every other movement.
+tight for shallow networks and vacuous for deep ones; in norm they grow by ‖W‖, like every other movement. Any
+operation, even one that only compares, may flush what is below the normal numbers to zero: `tiny` an entry.
 """
 
 from __future__ import annotations
@@ -61,13 +62,14 @@ def rounding(network: Network, walk: Walk, arithmetic: Arithmetic = FLOAT64) -> 
         moved = operation.moved(*(errors[i] for i in inputs))
         reach = [sizes[i] + errors[i] for i in inputs]
         size = torch.minimum(near, widest)
-        own = operation.rounded(arithmetic, size + moved, *reach).expand_as(size)
+        own = operation.rounded(arithmetic, size + moved, *reach).expand_as(size) + arithmetic.tiny
         if not bool(((moved + own) <= SLACK * near).all()):  # the centre's own error is not small beside it
             near, size = torch.full_like(near, math.inf), widest
-            own = operation.rounded(arithmetic, size + moved, *reach).expand_as(size)
+            own = operation.rounded(arithmetic, size + moved, *reach).expand_as(size) + arithmetic.tiny
         if overflows(arithmetic, size + moved, own, number == len(network.operations)):
             return torch.full((network.classes,), math.inf, dtype=torch.float64)
         of_norm = operation.rounded_in_norm(arithmetic, walk.norm, *(lengths[i] + in_norm[i] for i in inputs))
+        of_norm += arithmetic.tiny * ones(operation.shape, walk.norm)
         walk_of_errors.entries.append(own[0])
         walk_of_errors.in_norm.append(of_norm if of_norm == of_norm else math.inf)
         error = walk_of_errors.constant(number)

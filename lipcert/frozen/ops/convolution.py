@@ -107,8 +107,8 @@ class Convolution(LinearMap):
     def scaled_lipschitz(
         self, walk: Walk, number: int, part: Tensor | None, rows: Tensor | None = None, by: int = 0
     ) -> Any:
-        """Of the map with its output channels times `rows`, as the `by`-th operation does, in one; a part counts with all
-        positions of a channel."""
+        """Of the map with its output channels times `rows`, as the `by`-th operation does, in one. A part counts with
+        all positions of a channel."""
         blocks = []
         for group, kept in self._kept(part):
 

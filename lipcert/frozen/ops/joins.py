@@ -236,14 +236,13 @@ class Merge(Operation):
         return walk.least([apart, walk.product(walk.steepest(steep, self.shape, part), together)])
 
     def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
-        low, high = 0.0, 0.0
-        for constant, (a, b) in zip((self.first, self.second), boxes, strict=True):
-            one, other = constant * a, constant * b
-            low, high = low + torch.minimum(one, other), high + torch.maximum(one, other)
+        ends = [(c * low, c * high) for c, (low, high) in zip((self.first, self.second), boxes, strict=True)]
+        low = torch.minimum(*ends[0]) + torch.minimum(*ends[1])
+        high = torch.maximum(*ends[0]) + torch.maximum(*ends[1])
         if not arithmetic.unit:
-            return low, high  # type: ignore[return-value]
+            return low, high
         sizes = [largest(box) for box in boxes]
-        return outward(low, high, 2 * self.rounded(arithmetic, sizes[0], *sizes))  # type: ignore[arg-type]
+        return outward(low, high, 2 * self.rounded(arithmetic, sizes[0], *sizes))
 
     def moved(self, *errors: Tensor) -> Tensor:
         return (self.first.abs() * errors[0] + self.second.abs() * errors[1]) * UP

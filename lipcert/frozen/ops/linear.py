@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Linear(LinearMap):
-    """y = Wx + b along the last axis: one matrix (m, n) for all positions, or G matrices (G, m, n) for inputs (G, n)."""
+    """y = Wx + b along the last axis: one matrix (m, n) for all positions, or a matrix each, (G, m, n), for (G, n)."""
 
     weight: Tensor
     bias: Tensor | None

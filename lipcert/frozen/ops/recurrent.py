@@ -51,8 +51,8 @@ class Recurrent(Operation):
         return float(growth(Matrices(self.weight[None]), Norm.L2).max())
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
-        """A step multiplies how far its input and its state moved together by at most σ·√(cos² + sin²), σ the norm of W,
-        and leaves the earlier outputs alone: max(1, σ·√…)^T over T steps."""
+        """A step multiplies how far its input and its state moved together by at most σ·√(cos² + sin²), σ the norm of
+        W, and leaves the earlier outputs alone: max(1, σ·√…)^T over T steps."""
         if walk.norm is not Norm.L2:
             raise ValueError(f"`{self.name or self.kind}`: a recurrent cell has a Lipschitz rule in l2 alone")
         step = walk.product(walk.measured(number, None, None, lambda: Matrices(self.weight[None])), self._turn())
@@ -91,8 +91,8 @@ class Recurrent(Operation):
         return torch.full_like(size, reach)
 
     def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
-        """Every step adds the rounding of its product and of its scaling, and carries on what came before. Infinite where
-        that is not small beside the value."""
+        """Every step adds the rounding of its product and of its scaling, and carries on what came before. Infinite
+        where that is not small beside the value."""
         steps, n, matrix, turn = self.shape[0] - 1, self.weight.shape[1], self._size(), max(1.0, self._turn())
         gain = math.prod([max(1.0, matrix * turn)] * steps)
         bias = 0.0 if self.bias is None else length(self.bias, Norm.L2)
