@@ -147,8 +147,18 @@ class CertifiedClassifier:
     def _strongest(self) -> Any:
         return Interval() if self.norm is Norm.LINF else Pairwise()
 
-    def attack(self, images: ArrayLike | Tensor, labels: ArrayLike | Tensor, name: str, **settings: Any) -> AttackResult:
-        """Attacks the images by the attack of that name; see `lipcert.attack`."""
+    def attack(
+        self, images: ArrayLike | Tensor, labels: ArrayLike | Tensor, name: str, **settings: Any
+    ) -> AttackResult:
+        """Attacks the images by the attack of that name; see `lipcert.attack`.
+
+        >>> import lipcert, numpy, torch
+        >>> net = lipcert.freeze(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), (1, 8, 8))
+        >>> images = numpy.random.rand(5, 1, 8, 8)
+        >>> verdict = net.certify(images)
+        >>> bool(net.attack(images, verdict.prediction, "pgd_l2", eps=verdict.radius).success.any())
+        False
+        """
         return attack(self, images, labels, name, **settings)
 
     def save(self, folder: str | Path) -> None:
@@ -182,6 +192,12 @@ def load(path: str | Path) -> CertifiedClassifier:
     """The classifier of a run's directory, or of a folder that `save` wrote. No code of either is executed.
 
     Raises ValueError, in one line, where there is none, or it is damaged.
+
+    >>> import lipcert
+    >>> run = lipcert.train("model=nearest_neighbour", "attack=none")  # doctest: +ELLIPSIS
+    run: outputs/train/...
+    >>> lipcert.load(run.directory).shape
+    (1, 8, 8)
     """
     folder = Path(path)
     return CertifiedClassifier(store.read_network(folder) if (folder / store.CONFIG).exists() else file.load(folder))
@@ -228,7 +244,7 @@ def attack(
     attacker = attack_of(name, eps is not None, settings)
     x = pixels(images, net.shape)
     y = classes(labels, len(x), net.classes)
-    radii = None if eps is None else torch.as_tensor(np.asarray(eps), dtype=torch.float64).expand(len(x))
+    radii = None if eps is None else radii_of(eps, len(x))
     coarse, found = net.network.to(dtype=torch.float32), []
     with exact_arithmetic():
         for at in range(0, len(x), attacker.batch_size):
@@ -237,8 +253,8 @@ def attack(
             with torch.enable_grad():
                 candidate = attacker(coarse, x[part].float(), y[part], eps_)
             found.append(judge(net.network, x[part], y[part], candidate.double(), attacker.norm, eps_))
-    columns = (like(images, torch.cat(column)) for column in zip(*found, strict=True))
-    return AttackResult(*columns, attacker.norm)
+    adversarial, success, distance = (like(images, torch.cat(column)) for column in zip(*found, strict=True))
+    return AttackResult(adversarial, success, distance, attacker.norm)
 
 
 def attack_of(name: str, with_eps: bool, settings: Mapping[str, Any]) -> Any:
@@ -257,7 +273,9 @@ def attack_of(name: str, with_eps: bool, settings: Mapping[str, Any]) -> Any:
     return build(node)
 
 
-def lipschitz_bound(module: nn.Module | CertifiedClassifier, shape: tuple[int, ...] = (), norm: str = "l2") -> LipschitzBound:
+def lipschitz_bound(
+    module: nn.Module | CertifiedClassifier, shape: tuple[int, ...] = (), norm: str = "l2"
+) -> LipschitzBound:
     """Bounds of how far the outputs of any module of known operations move while one input of `shape` (without a batch
     axis) moves by 1, in evaluation mode, in `norm` (l2, linf or l1): as one vector, each, and each difference of two.
 
@@ -286,7 +304,14 @@ class Run:
     summary: dict[str, Any]
 
     def load(self) -> CertifiedClassifier:
-        """The classifier that it trained."""
+        """The classifier that it trained.
+
+        >>> import lipcert
+        >>> run = lipcert.train("model=nearest_neighbour", "attack=none")  # doctest: +ELLIPSIS
+        run: outputs/train/...
+        >>> run.load().classes
+        10
+        """
         return load(self.directory)
 
 
@@ -337,6 +362,20 @@ def classes(labels: Any, count: int, number: int) -> Tensor:
     if count and not (0 <= int(y.min()) and int(y.max()) < number):
         raise ValueError(f"`labels` must be from 0 to {number - 1}, got {int(y.min())} to {int(y.max())}")
     return y.long()
+
+
+def radii_of(eps: Any, count: int) -> Tensor:
+    """Radii (count,) as float64; ValueError where they are none."""
+    try:
+        radii = (
+            torch.as_tensor(eps if isinstance(eps, Tensor) else np.asarray(eps, dtype=float)).detach().cpu().double()
+        )
+        radii = radii.expand(count)
+    except (ValueError, TypeError, RuntimeError):
+        raise ValueError(f"`eps` must be a number, or {count}, one an image, got {eps!r}".split("\n")[0]) from None
+    if not bool((radii >= 0).all()):
+        raise ValueError(f"`eps` must be at least 0, got {float(radii.min())!r}")
+    return radii
 
 
 def like(given: Any, result: Tensor) -> Any:

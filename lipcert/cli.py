@@ -216,7 +216,9 @@ def settings_of(task: str, overrides: list[str]) -> dict[str, Any]:
         check(settings)
     except Exception as error:
         message = told(error, task)
-        raise ValueError(message[0]) from None if message else error
+        if message is None:
+            raise
+        raise ValueError(message[0]) from None
     return settings
 
 

@@ -138,7 +138,8 @@ def boxes(network: Network, seed: int) -> int:
         values = network.values((low + share * (high - low)).clamp(low, high))
         for value, (a, b), (c, d) in zip(values, found, close, strict=True):
             assert not bool(((value < a) | (value > b)).any()), f"a box misses a sample of {network.operations}"
-            scale = max(scale, float(torch.maximum(c.abs(), d.abs()).max()))  # later values may cancel
+            top = float(torch.maximum(c.abs(), d.abs()).max())  # later values may cancel, or overflow
+            scale = max(scale, top) if math.isfinite(top) else math.inf
             noise = 1e-12 * scale
             assert not bool(((value < c - noise) | (value > d + noise)).any()), "an exact box misses a sample"
         y = values[-1]

@@ -1,6 +1,5 @@
 """What users build is captured: the frozen network and its module agree, on batches of any size."""
 
-
 import pytest
 import torch
 from capturing import IMAGE, SERIES, VECTOR, VOLUME, Own, Side, agrees, scattered

@@ -298,12 +298,13 @@ FORMS = {
 def test_forms(shape):
     forms = {name: Own(f, **parts) for name, (s, f, parts) in FORMS.items() if s == shape}
     module = scattered(Side(forms.values())).eval()
-    agrees(module, shape)  # of the largest of all; and then each by itself
-    network, exact, images = freeze(module, shape), double_copy(module), batches(shape)[1]
-    with torch.no_grad():
-        pieces = [part(images).flatten(1) for part in exact.parts]
-    for name, ours, theirs in zip(forms, network(images).split([p.shape[1] for p in pieces], 1), pieces, strict=True):
-        assert (ours - theirs).abs().max() <= 1e-12 * theirs.abs().max(), name
+    network, exact = freeze(module, shape), double_copy(module)
+    for images in batches(shape):
+        with torch.no_grad():
+            pieces = [part(images).flatten(1) for part in exact.parts]
+        whole = network(images).split([piece.shape[1] for piece in pieces], 1)
+        for name, ours, theirs in zip(forms, whole, pieces, strict=True):
+            assert (ours - theirs).abs().max() <= 1e-12 * theirs.abs().max(), name
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated")

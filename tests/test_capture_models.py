@@ -43,7 +43,10 @@ def trained(model, sides):
     return model
 
 
-@pytest.mark.parametrize("name", MODELS)
+HEAVY = ("l2nnn_cifar", "l2nnn_deep", "resnet34", "tulip_resnext")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in HEAVY else n for n in MODELS])
 def test_a_shipped_model_is_captured_after_training(name):
     model, sides = shipped(name)
     agrees(trained(model, sides), sides)

@@ -104,7 +104,7 @@ def test_what_the_user_writes_wins_over_what_a_model_brings(capsys):
     for arguments in (written, written[::-1]):
         config = yaml.safe_load(lipcert(capsys, "train", *arguments, "--cfg", "job", "--resolve").out)
         assert config["loss"]["_target_"].endswith("CrossEntropy") and config["optimizer"]["_target_"].endswith("SGD")
-        assert config["certificate"]["_target_"].endswith("Margin") and "lr" not in config["schedule"]
+        assert config["certificate"]["bounds"] == ["vector", "logits"] and "lr" not in config["schedule"]
 
 
 def test_a_misspelt_key_is_compared_with_its_neighbours():

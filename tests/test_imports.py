@@ -97,7 +97,9 @@ def imports(tree: ast.Module, path: Path, later: bool = True) -> Iterator[tuple[
 
 def circle(root: Path, parts: tuple[str, ...]) -> list[str]:
     """Files of these parts that import one another in a circle while they are imported; [] where there is none."""
-    files = {path.relative_to(root): ast.parse(path.read_text()) for part in parts for path in root.glob(f"{part}/**/*.py")}
+    files = {
+        path.relative_to(root): ast.parse(path.read_text()) for part in parts for path in root.glob(f"{part}/**/*.py")
+    }
     named = {".".join(["lipcert", *path.with_suffix("").parts]).removesuffix(".__init__"): path for path in files}
 
     def module(name: str) -> str:

@@ -152,7 +152,9 @@ def pairs_by_hand(model: nn.Module, vectors: dict[str, torch.Tensor], propositio
     steep = torch.ones(())
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d):
-            image = F.conv2d(vectors[name].view(1, layer.in_channels, *SIZES[name]), layer.weight, None, layer.stride, layer.padding)
+            image = F.conv2d(
+                vectors[name].view(1, layer.in_channels, *SIZES[name]), layer.weight, None, layer.stride, layer.padding
+            )
         elif isinstance(layer, nn.Linear) and not (name == "head" and proposition == 2):
             image = F.linear(vectors[name].flatten(), layer.weight)
         else:
@@ -394,7 +396,9 @@ def test_layers_that_normalise_their_weights_are_estimated_as_what_they_compute(
     assert all(slope.isfinite().all() and slope.abs().sum() > 0 for slope in slopes)
 
 
-@pytest.mark.parametrize(("loss", "key"), [(LMT(num_classes=3, c=0.1), "lmt"), (GloRo(num_classes=3, eps=0.1), "gloro")])
+@pytest.mark.parametrize(
+    ("loss", "key"), [(LMT(num_classes=3, c=0.1), "lmt"), (GloRo(num_classes=3, eps=0.1), "gloro")]
+)
 def test_a_layer_that_is_not_in_the_table_is_named(loss, key):
     model = nn.Sequential(nn.Flatten(), nn.LayerNorm(36), nn.Linear(36, 3))
     with pytest.raises(ValueError, match=f"`loss={key}` can't train Sequential.*layer normalisation") as told:

@@ -78,6 +78,9 @@ def works(bin_: Path, folder: Path, source: Path) -> None:
     out = run(bin_ / "lipcert", "train", "schedule.epochs=1", "attack=none", "output_dir=run")
     assert "record: run" in out and (folder / "run/summary.json").exists()
     assert "record: run" in run(bin_ / "lipcert", "certify", "run=run")
+    assert "(10, 'l2')" in run(
+        bin_ / "python", "-c", "import lipcert; net = lipcert.load('run'); print((net.classes, str(net.norm)))"
+    )
 
 
 @pytest.mark.slow
@@ -94,8 +97,8 @@ def test_a_wheel_is_all_it_takes(copy, tmp_path):
     (folder / "myconf/model/mine.yaml").write_text("_target_: mypkg.Mine\n")
     (folder / "mypkg.py").write_text(
         "from torch import nn\n"
-        "from lipcert.models.headed import Headed\n"
-        "class Mine(Headed):\n"
+        "class Mine(nn.Sequential):\n"
+        "    norm = 'l2'\n"
         "    def __init__(self, *, input_shape, num_classes):\n"
         "        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))\n"
     )

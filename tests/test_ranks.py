@@ -114,10 +114,8 @@ def test_a_rank_that_crashes_leaves_its_last_words(tmp_path):
         "        if self.training:\n"
         "            raise AttributeError('a defect')\n"
         "        return self.layers(x)\n"
-        "    def bound(self, signal, walk, name):\n"
-        "        return walk(self.layers, signal, 'layers')\n"
     )
-    mine = ("--config-dir", "myconf", "model=mine", "certificate=margin", "output_dir=run")
+    mine = ("--config-dir", "myconf", "model=mine", "output_dir=run")
     done = elsewhere("train", *RUN, *TWO, *mine)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "run/ranks.log" in done.stderr
     assert "AttributeError: a defect" in Path("run/ranks.log").read_text()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from commandline import TINY, elsewhere, lipcert, refused, snapshot
 
 from lipcert import training
+from lipcert.tasks import certify
 
 RUN = ("dataset.subset=200", "schedule.epochs=3", "schedule.batch_size=50", "attack.images=40", "attack.batch_size=20")
 
@@ -19,6 +21,7 @@ RUN = ("dataset.subset=200", "schedule.epochs=3", "schedule.batch_size=50", "att
 DRIVER = """
 import functools, os, signal, sys
 from lipcert import cli, training
+from lipcert.frozen import file
 from lipcert.reporting import files
 from lipcert.tasks import attack, certify, fitting, record, store
 
@@ -47,6 +50,9 @@ MOMENTS = {
     "in the second epoch": "on(training.Training, 'training_step', 6)",
     "the second epoch is logged, not yet saved": "on(fitting.EpochLog, '__call__', 2, after=True)",
     "the last checkpoint is there": "on(training.AtomicCheckpointIO, 'save_checkpoint', 3, after=True)",
+    "trained, not yet frozen": "on(store, 'freeze_run')",
+    "the network is half written": "on(file, '_replace', 2)",
+    "the network is there, nothing is certified": "on(store, 'freeze_run', after=True)",
     "while certifying": "on(certify, 'exact')",
     "certified, the certificate's facts not yet written": "on(certify, 'write_rows', 1, after=True)",
     "in the middle of an attack": "on(attack, 'append_rows', 3)",
@@ -90,7 +96,7 @@ def test_what_a_schedule_drives_is_resumed_too(model, tmp_path):
         folder.mkdir()
         assert drive(code, *run, cwd=folder).returncode == (-9 if code else 0)
     early = elsewhere("certify", "run=run", cwd=folders[1])
-    assert early.returncode == 2 and "only p = inf is certified" in early.stderr
+    assert early.returncode == 2 and "no network at run/network" in early.stderr
     assert drive("", "resume=run", cwd=folders[1]).returncode == 0
     same(folders[1] / "run", folders[0] / "run")
 
@@ -101,7 +107,13 @@ def same(run: Path, whole: Path) -> None:
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[key], expected[key]) for key in weights)
     assert epochs(run) == epochs(whole)
-    for name in ("config.yaml", "certificates.csv", "attacks.csv"):
+    for name in (
+        "config.yaml",
+        "network/network.json",
+        "network/network.safetensors",
+        "certificates.csv",
+        "attacks.csv",
+    ):
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
     assert summary(run) == summary(whole)
     assert scalars(run) == scalars(whole)
@@ -144,6 +156,19 @@ def test_stopped_in_training_and_resumed(capsys, tmp_path, monkeypatch):
         patch.setattr(training.Training, "training_step", stop)
         told = lipcert(capsys, "train", *run, "output_dir=run")
     assert told.status == 130 and told.err == "lipcert: interrupted; `lipcert train resume=run` goes on\n"
+    for task in ("certify", "attack"):  # there is nothing yet that could be certified
+        told = refused(capsys, task, "run=run", leaves=(Path("run"),))
+        assert "no network at run/network, the run was stopped before its training ended" in told
+        assert "`lipcert train resume=run` goes on" in told
+
+    def stop_again(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(certify, "certify", stop_again)
+        assert lipcert(capsys, "train", "resume=run").status == 130
+    assert not Path("run/certificates.csv").exists()
+    assert "is not certified yet" in refused(capsys, "attack", "run=run", "attack=deepfool_l2")
     # A record of what there is doesn't make a finished run of it.
     assert lipcert(capsys, "certify", "run=run").status == 0
     assert not json.loads(Path("run/summary.json").read_text())["finished"]
@@ -155,6 +180,22 @@ def test_stopped_in_training_and_resumed(capsys, tmp_path, monkeypatch):
     before = snapshot(Path())
     told = lipcert(capsys, "train", "resume=run")
     assert told.status == 0 and "finished" in told.out and snapshot(Path()) == before
+
+
+def test_the_network_of_a_run_is_what_was_certified(capsys, tmp_path, monkeypatch):
+    """By nothing else than it the same rows come again, bit for bit; and by another one, other rows."""
+    monkeypatch.chdir(tmp_path)
+    for seed in (1, 2):
+        told = lipcert(capsys, "train", *TINY, f"seed={seed}", "dataset.seed=0", f"output_dir={seed}")
+        assert told.status == 0, told.err
+    one, two = (Path(name, "certificates.csv").read_bytes() for name in "12")
+    shutil.rmtree("1/checkpoints")
+    assert lipcert(capsys, "certify", "run=1").status == 0
+    assert Path("1/certificates.csv").read_bytes() == one != two
+    shutil.rmtree("1/network")
+    shutil.copytree("2/network", "1/network")
+    assert lipcert(capsys, "certify", "run=1").status == 0
+    assert Path("1/certificates.csv").read_bytes() == two
 
 
 def test_early_stopping_is_not_undone_by_resuming(capsys, tmp_path, monkeypatch):

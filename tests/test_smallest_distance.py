@@ -19,7 +19,7 @@ from lipcert.attacks.boundary import BoundaryL2
 from lipcert.attacks.judge import distance, judge
 from lipcert.attacks.smallest import SmallestDistance
 from lipcert.contracts import Norm
-from lipcert.layers import fold
+from lipcert.frozen import freeze
 from lipcert.tasks import attack as attack_task
 from lipcert.tasks.settings import build
 
@@ -61,14 +61,14 @@ def test_no_attack_comes_closer_than_is_proved(model):
     torch.manual_seed(0)
     config = composed(f"model={model}")
     network = build({**config["model"], **NARROW[model]}, input_shape=(1, 8, 8), num_classes=4).eval()
-    exact = fold(network.double())
+    exact = freeze(network, (1, 8, 8))
     x = torch.randint(0, 256, (20, 1, 8, 8)).double() / 255
     y = exact(x).argmax(1)
-    radius = build(config["certificate"])(exact, (1, 8, 8)).judge(x, y).radius
+    radius = build(config["certificate"])(exact).judge(x, y).radius
     assert (radius > 0).sum() >= 15
     for name in NAMES:
         few = "attack.steps=200" if name == "boundary_l2" else "attack.bisections=10"
-        found = judge(exact, x, y, named(name, few)(deepcopy(exact).float(), x.float(), y), Norm.L2)
+        found = judge(exact, x, y, named(name, few)(exact.to(dtype=torch.float32), x.float(), y), Norm.L2)
         assert found.success.sum() >= 10, name
         assert (found.distance > radius).all(), name
 

@@ -1,5 +1,6 @@
 """Files that were spoilt, or are somebody else's, are named in one line, and nothing of theirs is run."""
 
+import os
 import shutil
 import struct
 from pathlib import Path
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from commandline import TINY, refused
+from commandline import TINY, lipcert, refused
 from PIL import Image
 
 from lipcert import cli
+from lipcert.api import freeze
 from lipcert.tasks.settings import is_ours
 
 
@@ -98,18 +100,47 @@ def _(path):
     torch.save(content, path)
 
 
-@pytest.mark.parametrize("how", SPOILS)
-@pytest.mark.parametrize("task", ["certify", "attack"])
-def test_a_spoilt_checkpoint(how, task, run, capsys):
-    SPOILS[how](run / "checkpoints/last.ckpt")
-    line = refused(capsys, task, f"run={run}")
-    assert "checkpoint" in line
-
-
-@pytest.mark.parametrize("how", ["cut short", "empty", "not a checkpoint at all", "somebody else's", "code"])
+@pytest.mark.parametrize("how", sorted(SPOILS.keys() - {"missing"}))
 def test_a_spoilt_checkpoint_is_not_resumed(how, run, capsys):
+    """And what reads the network alone doesn't look at it."""
     SPOILS[how](run / "checkpoints/last.ckpt")
-    assert "run/checkpoints/last.ckpt" in refused(capsys, "train", f"resume={run}")
+    assert "checkpoint" in refused(capsys, "train", f"resume={run}")
+    before = (run / "certificates.csv").read_bytes()
+    assert lipcert(capsys, "certify", f"run={run}").status == 0
+    assert (run / "certificates.csv").read_bytes() == before
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+NETWORKS = {  # what happens to a network: (what must be said, how(its folder))
+    "missing": ("no network at run/network", shutil.rmtree),
+    "empty": ("no network at run/network", lambda folder: [path.unlink() for path in folder.iterdir()]),
+    "half written": ("no network at run/network", lambda folder: (folder / "network.json").unlink()),
+    "without tensors": ("network.safetensors", lambda folder: (folder / "network.safetensors").unlink()),
+    "cut short": ("network.safetensors", lambda folder: os.truncate(folder / "network.safetensors", 100)),
+    "one bit": ("network.safetensors", lambda folder: flipped(folder / "network.safetensors")),
+    "not JSON": ("network.json", lambda folder: (folder / "network.json").write_bytes(b"\xff" * 100)),
+    "another": ("network.json", lambda folder: (folder / "network.json").write_text("{}")),
+    "code": ("network.safetensors", lambda folder: torch.save(torch.nn.Linear(1, 1), folder / "network.safetensors")),
+}
+
+
+@pytest.mark.parametrize("how", NETWORKS)
+@pytest.mark.parametrize("task", ["certify", "attack"])
+def test_a_spoilt_network(how, task, run, capsys):
+    says, spoil = NETWORKS[how]
+    spoil(run / "network")
+    assert says in refused(capsys, task, f"run={run}", leaves=(run,))
+
+
+def test_a_network_of_other_images(run, capsys):
+    freeze(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)), (3, 4, 4)).save(run / "network")
+    line = refused(capsys, "certify", f"run={run}")
+    assert "takes images of (3, 4, 4) to 3 classes, but its data set has (1, 8, 8) and 10" in line
 
 
 def test_a_checkpoint_of_another_run_is_not_resumed(run, capsys):
@@ -148,24 +179,25 @@ def test_our_own_targets_are_ours():
 
 
 @pytest.mark.parametrize("task", ["certify", "attack", "train"])
-def test_a_file_that_names_foreign_code(task, run, capsys):
-    """In config.yaml or in the checkpoint; and hidden from a look at the targets, in an interpolation."""
+def test_a_config_that_names_foreign_code(task, run, capsys):
+    """Of the data set; and hidden from a look at the targets, in an interpolation."""
     address = f"{'resume' if task == 'train' else 'run'}={run}"
-    path = run / "checkpoints/last.ckpt"
-    content = torch.load(path, weights_only=True)
-    content["config"]["model"]["_target_"] = "mypkg.Mine"
-    torch.save(content, path)
-    line = refused(capsys, task, address)
-    assert "last.ckpt names `_target_: mypkg.Mine`" in line and "say trust=true" in line
-    line = refused(capsys, task, address, "trust=true")
-    assert ("mypkg.Mine can't be imported" in line) if task != "train" else "they differ in `model`" in line
-
     config = yaml.safe_load((run / "config.yaml").read_text())
     hidden = "${oc.create:{_target_: os.mkdir, path: pwned}}"
     for key, value in {"_target_": "mypkg.data", "augment": hidden}.items():
         spoilt = config | {"dataset": config["dataset"] | {key: value}}
         (run / "config.yaml").write_text(yaml.safe_dump(spoilt))
         assert "config.yaml" in (line := refused(capsys, task, address)) and "say trust=true" in line
+
+
+def test_a_checkpoint_that_names_foreign_code(run, capsys):
+    path = run / "checkpoints/last.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["config"]["model"]["_target_"] = "mypkg.Mine"
+    torch.save(content, path)
+    line = refused(capsys, "train", f"resume={run}")
+    assert "last.ckpt names `_target_: mypkg.Mine`" in line and "say trust=true" in line
+    assert "they differ in `model`" in refused(capsys, "train", f"resume={run}", "trust=true")
 
 
 def test_a_spoilt_config_is_no_run(run, capsys):

@@ -27,8 +27,8 @@ def freeze(module: nn.Module, shape: Shape, norm: Norm | str = Norm.L2) -> Netwo
     The module itself is left as it is, and nothing of it is reachable from the network: what the module does later, by
     hooks, counters or changed buffers, concerns it alone.
 
-    Raises Refused (a ValueError), naming the layer and the way out, where it computes something that is not in the table
-    of operations, and ValueError where the network does not agree with it on random images.
+    Raises Refused (a ValueError), naming the layer and the way out, where it computes something that is not in the
+    table of operations, and ValueError where the network does not agree with it on random images.
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f"`freeze` takes a torch.nn.Module, got {type(module).__name__}")
@@ -57,9 +57,7 @@ def with_claims(program: Program, module: nn.Module) -> tuple[Any, ...]:
     operations = program.operations(state_of(module))
     operations = tuple(owned(operation) for operation in operations)
     claims: dict[str, tuple[float, ...]] = {
-        name: tuple(layer.claim().tolist())
-        for name, layer in module.named_modules()
-        if hasattr(layer, "claim")  # type: ignore
+        name: tuple(layer.claim().tolist()) for name, layer in module.named_modules() if hasattr(layer, "claim")
     }
     return tuple(
         replace(operation, claim=claims[operation.name])
@@ -77,14 +75,14 @@ def owned(operation: Operation) -> Operation:
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers by all of their names, and tensors that are plain attributes of modules."""
-    state = dict(module.named_parameters(remove_duplicate=False))
+    state: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
     state |= dict(module.named_buffers(remove_duplicate=False))
     return state
 
 
 def compare(network: Network, module: nn.Module) -> None:
-    """ValueError where the two differ on random images, asked twice: a sign of state, of random numbers, or of a mistake
-    in capturing. What is certified is the network, whether or not these images show a difference."""
+    """ValueError where the two differ on random images, asked twice: a sign of state, of random numbers, or of a
+    mistake in capturing. What is certified is the network, whether or not these images show a difference."""
     generator = torch.Generator().manual_seed(0)
     for images in _batches(network.shape, generator):
         ours = network(images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ def linearised(network: Network) -> Network:
     """The network with every nonlinear function of one entry, and every sorting of pairs, replaced by the identity."""
 
     def linear(operation: Operation) -> Operation:
-        plain = {"inputs": operation.inputs, "shape": operation.shape, "name": operation.name}
+        plain: dict[str, Any] = {"inputs": operation.inputs, "shape": operation.shape, "name": operation.name}
         if isinstance(operation, Pointwise | LeakyReLU):
             return Reshape(**plain)
         return Concatenate(**plain, axis=operation.axis) if isinstance(operation, MinMax) else operation

@@ -91,7 +91,7 @@ class Operation:
 
     def to(self, *, dtype: torch.dtype, device: torch.device | str) -> Self:
         """The same operation with its floating-point constants in `dtype`, all of them on `device`."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device=device, dtype=dtype if value.is_floating_point() else None)
             for name, value in self.constants().items()
         }
@@ -109,7 +109,9 @@ def plain_fields(kind: type[Operation]) -> tuple[str, ...]:
 
 
 def outward(low: Tensor, high: Tensor, wider: Tensor | float) -> Box:
-    return low - wider, high + wider
+    """A box widened on both sides; an end that has overflowed is no bound, and becomes infinite on its own side."""
+    low, high = low - wider, high + wider
+    return low.where(low.isfinite(), -math.inf), high.where(high.isfinite(), math.inf)
 
 
 def largest(box: Box) -> Tensor:

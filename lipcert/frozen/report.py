@@ -62,9 +62,9 @@ class _CostWalk(TensorWalk):
 
 def layer_rows(walk: Walk) -> list[dict[str, Any]]:
     """A row for each linear layer of a network, in order: `layer` (its name), `norm` (the largest of its groups'),
-    `lipschitz` (the bound of all its outputs as one vector) and `cost` (by which factor the bound of the logits would be
-    smaller, were its norm 1). Layers with a claim have `claim`, and how much of it is lost to what: `gram_slack` and
-    `tiling_slack`.
+    `lipschitz` (the bound of all its outputs as one vector) and `cost` (by which factor the bound of the logits would
+    be smaller, were its norm 1). Layers with a claim have `claim`, and how much of it is lost to what: `gram_slack`
+    and `tiling_slack`.
 
     Raises ValueError, naming it, where a layer measures more than it claims.
     """
@@ -90,9 +90,11 @@ def layer_rows(walk: Walk) -> list[dict[str, Any]]:
 def scaled_behind(walk: Walk, number: int) -> int | None:
     """The operation that scales a layer's channels, where it alone reads the layer: both are measured as one map."""
     users = [(k, o) for k, o in enumerate(walk.network.operations, 1) if number in o.inputs]
-    if len(users) != 1 or not isinstance(users[0][1], Affine) or users[0][1].scale is None:
+    if len(users) != 1:
         return None
     k, affine = users[0]
+    if not isinstance(affine, Affine) or affine.scale is None:
+        return None
     return k if per_row(affine.scale, affine.shape, walk.network.operations[number - 1]) is not None else None
 
 
@@ -118,8 +120,8 @@ def claimed_row(operation: Operation, name: str, norms: list[float], norm: Norm)
     excess, measured, due = max((n / c if c else math.inf, n, c) for n, c in zip(norms, claim, strict=True))
     if norm is Norm.L2 and not excess <= 1 + TOLERANCE:
         raise ValueError(
-            f"layer `{name}` has operator norm {measured:.9g}, above the {due:.9g} it claims: nothing built on that claim "
-            "can be certified"
+            f"layer `{name}` has operator norm {measured:.9g}, above the {due:.9g} it claims: nothing built on that "
+            "claim can be certified"
         )
     operator = operator_of(operation)
     reshaped = matrix_norm(operator.matrices()) * math.sqrt(operator.tiles())  # what b(W) could have claimed at best
@@ -132,8 +134,8 @@ def claimed_row(operation: Operation, name: str, norms: list[float], norm: Norm)
 
 
 def layer_costs(walk: Walk) -> dict[int, float]:
-    """For each linear layer the bound of the logits over what it would be, were the layer's norm 1. The bound is a sum of
-    products of norms, so that its derivatives say so."""
+    """For each linear layer the bound of the logits over what it would be, were the layer's norm 1. The bound is a sum
+    of products of norms, so that its derivatives say so."""
     with torch.enable_grad():
         again = _CostWalk(walk)
         bound = again.constant(len(walk.network.operations))
@@ -145,5 +147,5 @@ def layer_costs(walk: Walk) -> dict[int, float]:
     for (number, gain), slope in zip(gains, slopes, strict=True):
         if slope is not None:
             saved[number] = saved.get(number, 0.0) + float(slope * (gain.detach() - 1))
-    total = float(bound)
+    total = float(bound.detach())
     return {number: total / (total - part) if total > part else math.inf for number, part in saved.items()}

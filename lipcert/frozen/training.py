@@ -183,18 +183,19 @@ class TensorWalk(Walk):
 
 
 class Estimate(nn.Module):
-    """How fast differences of a module's logits move, in l2, differentiable in its weights: `estimate(module)` is (K, K).
+    """How fast differences of a module's logits move, in l2, differentiable in its weights: `estimate(module)`, (K, K).
 
     Norms come from one step of power iteration a call, on vectors that persist as buffers: from below (Tsuzuku et al.,
-    NeurIPS 2018, Algorithm 2). With `last_layer`, where that is a linear one, the estimate is L·‖w_i − w_j‖ (Prop. 2), L
-    that of what it sees; otherwise √2·L (Prop. 1), or L_i + L_j where branches give the logits. Raises Refused where the
-    table of operations does not know the module, and ValueError for one that is certified in another norm.
+    NeurIPS 2018, Algorithm 2). With `last_layer`, where that is a linear one, the estimate is L·‖w_i − w_j‖ (Prop. 2),
+    L that of what it sees; otherwise √2·L (Prop. 1), or L_i + L_j where branches give the logits. Raises Refused where
+    the table of operations does not know the module, and ValueError for one that is certified in another norm.
     """
 
     def __init__(self, module: nn.Module, shape: Shape, last_layer: bool = True):
         super().__init__()
         if Norm(getattr(module, "norm", Norm.L2)) is not Norm.L2:
-            raise ValueError(f"{type(module).__name__} is certified in {module.norm}: power iteration estimates l2 norms")
+            name = type(module).__name__
+            raise ValueError(f"{name} is certified in {module.norm}: power iteration estimates l2 norms")
         self.captured, self.last_layer = Captured(module, shape), last_layer
         with torch.no_grad():
             for _ in range(STEPS):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,7 +12,7 @@ DELTA = 1e-12  # √(Σx² + δ) has a gradient at an all-zero window, and is th
 
 
 @kept_whole("norm_pool2d(Tensor x, int[] kernel, int[] stride, int divisor, float delta) -> Tensor")
-def norm_pool2d(x: Tensor, kernel: Sequence[int], stride: Sequence[int], divisor: int, delta: float) -> Tensor:
+def norm_pool2d(x: Tensor, kernel: list[int], stride: list[int], divisor: int, delta: float) -> Tensor:
     """√(Σ_window x²/divisor + delta) per channel: (B, C, H, W) to (B, C, H', W')."""
     return (F.avg_pool2d(x * x, kernel, stride, divisor_override=divisor) + delta).sqrt()
 

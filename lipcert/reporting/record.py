@@ -97,8 +97,8 @@ def summary(
     record["certificate"] = report.get("target", record["certificate"])  # certified again, perhaps by another one
     if certificate_rows:
         record |= _certified(certificate_rows, norm, eps.get(norm, ()), report)
-    bounds = ("lipschitz_bound", "lipschitz_of_logits", "lipschitz_of_pairs", "smallest_bound")
-    bounds += ("lipschitz_by_construction", "enlargement", "gram_slack", "failure_probability")
+    bounds = ["lipschitz_bound", "lipschitz_of_logits", "lipschitz_of_pairs", "smallest_bound"]
+    bounds += ["lipschitz_by_construction", "enlargement", "gram_slack", "failure_probability"]
     record |= {key: report.get(key) for key in bounds}
     record["layers"] = report.get("layers", [])
     record["robust_accuracy"], record["attacked_images"], record["median_distance"] = {}, {}, {}

@@ -72,9 +72,9 @@ def freeze_run(directory: Path, dataset: Any, trust: bool) -> None:
 
 def read_network(directory: Path) -> Any:
     """The frozen network of a run; ValueError where its training has not ended, or the file is damaged."""
-    from lipcert.frozen.file import load
+    from lipcert.frozen.file import TEXT, load
 
-    if not (directory / NETWORK).exists():
+    if not (directory / NETWORK / TEXT).exists():
         raise ValueError(
             f"no network at {directory / NETWORK}, the run was stopped before its training ended: `lipcert train "
             f"resume={directory}` goes on"

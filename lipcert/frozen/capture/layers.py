@@ -1,4 +1,4 @@
-"""What the layers of torch and of lipcert become: linear maps, normalisation, pooling, distances, and ours as wholes."""
+"""What layers of torch and of lipcert become: linear maps, normalisation, pooling, distances, and ours as wholes."""
 
 from __future__ import annotations
 
@@ -363,8 +363,8 @@ def lp_distance_conv2d(
 def at_infinity(low: Lowering, p: float) -> None:
     if p != math.inf:
         raise low.refused(
-            f"a distance layer at p = {p:g} is not 1-Lipschitz in l_inf: only p = inf is certified; train to the end of a "
-            "schedule that gets there"
+            f"a distance layer at p = {p:g} is not 1-Lipschitz in l_inf: only p = inf is certified; train to the end of "
+            "a schedule that gets there"
         )
 
 
@@ -401,7 +401,12 @@ def two_sided(low: Lowering, node: fx.Node, x: Any, t: Any, function: str, dim: 
 
 @rule("norm_pool2d")
 def norm_pool2d(low: Lowering, node: fx.Node, x: Any, kernel: Any, stride: Any, divisor: int, delta: float) -> Value:
-    geometry = {"kernel": numbers(kernel, 2), "stride": numbers(stride, 2), "divisor": divisor, "delta": float(delta)}
+    geometry: dict[str, Any] = {
+        "kernel": numbers(kernel, 2),
+        "stride": numbers(stride, 2),
+        "divisor": divisor,
+        "delta": float(delta),
+    }
     return low.emit(NormPool, [low.value(x)], low.shape_of(node), **geometry)
 
 
@@ -409,7 +414,7 @@ def norm_pool2d(low: Lowering, node: fx.Node, x: Any, kernel: Any, stride: Any, 
 def global_norm_pool2d(low: Lowering, node: fx.Node, x: Any, delta: float) -> Value:
     value = low.value(x)
     sides = value.shape[1:]
-    geometry = {"kernel": sides, "stride": sides, "divisor": 1, "delta": float(delta)}
+    geometry: dict[str, Any] = {"kernel": sides, "stride": sides, "divisor": 1, "delta": float(delta)}
     return reshaped(low, low.emit(NormPool, [value], (value.shape[0], 1, 1), **geometry), value.shape[:1])
 
 

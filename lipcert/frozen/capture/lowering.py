@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, fx
 
 from lipcert.frozen.capture.constants import Constant, Constants
-from lipcert.frozen.capture.refusals import ATTENTION, HOPELESS, PRODUCT, RANDOM, REASONS, Refused, because, operation_name
+from lipcert.frozen.capture.refusals import (
+    ATTENTION,
+    HOPELESS,
+    PRODUCT,
+    RANDOM,
+    REASONS,
+    Refused,
+    because,
+    operation_name,
+)
 from lipcert.frozen.operation import Operation, Shape
 
 
@@ -86,7 +95,8 @@ class Lowering:
                     known[node] = Value(0, self.shape)
                     self.batch, self.dtype = node.meta["val"].shape[0], node.meta["val"].dtype
             elif node.op == "output":
-                return self.result([known.get(a, a) for a in node.args[0]])
+                outputs: Any = node.args[0]
+                return self.result([known.get(a, a) for a in outputs])
             else:
                 known[node] = self.lower(node, known)
         raise Refused("the module gives nothing")
@@ -98,7 +108,7 @@ class Lowering:
         return outputs[0]
 
     def lower(self, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
-        args = [fx.node.map_arg(a, known.__getitem__) for a in node.args]
+        args: list[Any] = [fx.node.map_arg(a, known.__getitem__) for a in node.args]
         options = {key: fx.node.map_arg(a, known.__getitem__) for key, a in node.kwargs.items()}
         name = operation_name(node.target)
         if name in FILLED:  # of an activation they take the shape alone
@@ -160,8 +170,8 @@ class Lowering:
         for value in results_of(node):
             if value.dim() == 0 or not same_size(value.shape[0], self.batch):
                 raise self.refused(
-                    f"`{operation_name(node.target)}` mixes the images of a batch, or fixes its size; keep the batch as "
-                    "the first axis: flatten(1), x.shape[0], not len(x)"
+                    f"`{operation_name(node.target)}` mixes the images of a batch, or fixes its size; keep the batch "
+                    "as the first axis: flatten(1), x.shape[0], not len(x)"
                 )
 
     def check_precision(self, node: fx.Node) -> None:
@@ -231,22 +241,18 @@ class Lowering:
 def whole_again(graph: fx.Graph) -> None:
     """Soft shrinking, which torch.export takes apart into steps that jump, made one operation again."""
 
-    def inputs(node: Any, name: str) -> tuple[Any, ...]:
+    def inputs(node: Any, name: str, count: int = 2) -> tuple[Any, ...]:
         named = isinstance(node, fx.Node) and node.op == "call_function" and operation_name(node.target) == name
-        return node.args if named else ()
+        return tuple(node.args) if named and len(node.args) == count else (None,) * count
 
     for node in graph.nodes:
-        condition, moved, nothing = inputs(node, "where") or (None, None, None)
-        size, cut = inputs(condition, "gt") or (None, None)
-        x, shift = inputs(moved, "sub")[:2] or (None, None)
-        sign, same_cut = inputs(shift, "mul") or (None, None)
-        if (
-            isinstance(cut, float)
-            and inputs(size, "abs") == inputs(sign, "sign") == (x,)
-            and inputs(nothing, "mul") == (x, 0)
-        ):
-            if cut == same_cut:
-                node.target, node.args = torch.ops.aten.softshrink.default, (x, cut)
+        condition, moved, nothing = inputs(node, "where", 3)
+        (size, cut), (x, shift) = inputs(condition, "gt"), inputs(moved, "sub")
+        sign, same_cut = inputs(shift, "mul")
+        zero = inputs(nothing, "mul") == (x, 0)
+        same = zero and cut == same_cut and inputs(size, "abs", 1) == inputs(sign, "sign", 1) == (x,)
+        if same and isinstance(cut, float):
+            node.target, node.args = torch.ops.aten.softshrink.default, (x, cut)
 
 
 def needed(graph: fx.Graph) -> list[fx.Node]:

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from lipcert.frozen.capture.arithmetic import halves_of_two_sided, maximum, paired, scaled, slices, without_batch
-from lipcert.frozen.capture.constants import map_constants
+from lipcert.frozen.capture.constants import Constant, map_constants
 from lipcert.frozen.capture.lowering import Batch, Lowering, Value, one_image, rule
 from lipcert.frozen.ops.joins import Concatenate
 from lipcert.frozen.ops.moves import Permute, Rearrange, Reshape, Slice
@@ -120,7 +120,7 @@ def as_value(low: Lowering, piece: Any) -> Value:
         return piece
     constant = low.constant(piece)
     shape = tuple(constant.value.shape[1:])
-    nothing = {"index": low.constants.literal(torch.full(shape, -1))}
+    nothing: dict[str, Constant | None] = {"index": low.constants.literal(torch.full(shape, -1))}
     zero = low.emit(Rearrange, [Value(0, low.shape)], shape, nothing)
     return scaled(low, zero, None, without_batch(low, constant, shape))
 

@@ -40,7 +40,7 @@ class Program:
         if dtype is not None:
             values = tuple(v.to(dtype) if v.is_floating_point() else v for v in values)
         return tuple(
-            kind(**fields, **{name: None if at is None else values[at] for name, at in places.items()})
+            kind(**fields, **{name: None if at is None else values[at] for name, at in places.items()})  # type: ignore
             for kind, fields, places in self.steps
         )
 

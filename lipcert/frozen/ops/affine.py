@@ -57,6 +57,7 @@ class LinearMap(Operation):
             x = largest((low, high)) + arithmetic.tiny
             size = self.magnitudes(x) + self._offset_size()
             reach = reach + 16 * arithmetic.gamma(self.fan_in + 4) * size + self._underflow(arithmetic) * (1 + top(x))
+            return outward(middle, middle, reach)
         return middle - reach, middle + reach
 
     def moved(self, *errors: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ class LinearMap(Operation):
         terms = math.prod(self.shape) + 2
         relative = min(16 * (terms * 2.0**-53) / (1 - terms * 2.0**-53), 1.0)
         below = transposed(self.magnitudes, shape, errors) * UP
-        return pulled, below + relative * size + reached * 2.0**-1000
+        return pulled, below + relative * size + reached.to(weights) * 2.0**-1000
 
     def _underflow(self, arithmetic: Arithmetic) -> float:
         """Of products, sums and weights that are flushed to zero; the latter count times the input."""
@@ -166,7 +167,7 @@ class Affine(Operation):
             return weights, errors
         pulled, steep = weights * self.scale, self.scale.abs()
         reached = (weights.abs() + errors > 0) & (steep > 0)
-        return pulled, errors * steep * UP + 2.0**-51 * pulled.abs() + reached * 2.0**-1000
+        return pulled, errors * steep * UP + 2.0**-51 * pulled.abs() + reached.to(weights) * 2.0**-1000
 
 
 def per_row(scale: Tensor, shape: Shape, before: Operation) -> Tensor | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lipcert.contracts import Norm
 from lipcert.frozen.arithmetic import Arithmetic
-from lipcert.frozen.operation import UP, Box, Operation, Shape, expect, largest
+from lipcert.frozen.operation import UP, Box, Operation, Shape, expect, largest, outward
 from lipcert.frozen.ops.affine import length, ones
 from lipcert.frozen.ops.linear import Linear
 from lipcert.norms import Matrices, growth
@@ -78,7 +78,7 @@ class Recurrent(Operation):
     def _times(self, arithmetic: Arithmetic, factor: Tensor, box: Box) -> Box:
         one, other = factor * box[0], factor * box[1]
         wider = 4 * arithmetic.unit * largest((one, other)) + 4 * (1 + factor.abs() + largest(box)) * arithmetic.tiny
-        return torch.minimum(one, other) - wider, torch.maximum(one, other) + wider
+        return outward(torch.minimum(one, other), torch.maximum(one, other), wider)
 
     def moved(self, *errors: Tensor) -> Tensor:
         """In norm: no entry moves farther than the whole."""
