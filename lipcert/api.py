@@ -69,7 +69,7 @@ class AttackResult(NamedTuple):
 
 
 class LipschitzBound(NamedTuple):
-    """Proved bounds, in float64 and rounded up, of how far a network's outputs move while its input moves by 1 in `norm`.
+    """Proved bounds, rounded up, of how far a network's outputs move while its input moves by 1 in `norm`.
 
     vector  of all K outputs as one vector, in the same norm
     logits  (K,) of each output by itself
@@ -175,8 +175,8 @@ class CertifiedClassifier:
 
 
 def freeze(module: nn.Module, shape: tuple[int, ...], norm: str = "l2") -> CertifiedClassifier:
-    """The classifier that `module` is in evaluation mode, on images of `shape` (C, H, W), certified in `norm` (l2, linf or
-    l1). The module stays as it is, and has no more part in it.
+    """The classifier that `module` is in evaluation mode, on images of `shape` (C, H, W), certified in `norm` (l2,
+    linf or l1). The module stays as it is, and has no more part in it.
 
     Raises ValueError, naming the layer and the way out, where the module computes something that is not in the table of
     operations (docs/operations.md).
@@ -359,7 +359,7 @@ def classes(labels: Any, count: int, number: int) -> Tensor:
     y = torch.as_tensor(labels if isinstance(labels, Tensor) else np.asarray(labels)).detach().cpu()
     if y.shape != (count,) or y.is_floating_point() or y.dtype == torch.bool:
         raise ValueError(f"`labels` must be {count} whole numbers, one an image, got {y.dtype} of {tuple(y.shape)}")
-    if count and not (0 <= int(y.min()) and int(y.max()) < number):
+    if count and not (int(y.min()) >= 0 and int(y.max()) < number):
         raise ValueError(f"`labels` must be from 0 to {number - 1}, got {int(y.min())} to {int(y.max())}")
     return y.long()
 

@@ -133,9 +133,7 @@ class Attack(Protocol):
     batch_size: int
     images: int | None  # attack the first so many test images; None: all
 
-    def __call__(
-        self, answer: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, eps: Tensor | None
-    ) -> Tensor: ...
+    def __call__(self, answer: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, eps: Tensor | None) -> Tensor: ...
 
 
 class CertificateRow(NamedTuple):

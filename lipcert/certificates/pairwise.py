@@ -21,7 +21,8 @@ class Pairwise:
     """Radius min_i (y_t − y_i)/M_ti, M_ti a bound of how fast y_t − y_i moves: of the `bounds` named, the smallest that
     applies to the pair.
 
-    "vector"  √2·L in l2, 2·L in l∞, where the logits as one vector are L-Lipschitz (Tsuzuku et al., NeurIPS 2018, Prop. 1);
+    "vector"  √2·L in l2, 2·L in l∞, where the logits as one vector are L-Lipschitz (Tsuzuku et al., NeurIPS 2018,
+              Prop. 1);
     "logits"  L_t + L_i, where each logit has its own constant (2 for L = 1: Qian & Wegman, ICLR 2019, §2.1);
     "rows"    L·‖w_t − w_i‖, the rows of the last linear layer over the constant of what it sees (Prop. 2).
 

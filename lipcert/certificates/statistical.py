@@ -16,9 +16,9 @@ from lipcert.norms.comparison import statistical_norm
 
 
 class Statistical(Pairwise):
-    """LMT's own evaluation: every layer's norm from `starts` power iterations of `iterations` steps at most, none of them
-    below the truth but with probability (2/π)^(starts/2); the report adds these up over the layers. Norms of some rows
-    of a layer alone, which are small matrices, are proved.
+    """LMT's own evaluation: every layer's norm from `starts` power iterations of `iterations` steps at most, none of
+    them below the truth but with probability (2/π)^(starts/2); the report adds these up over the layers. Norms of
+    some rows of a layer alone, which are small matrices, are proved.
 
     Its radii are no proofs, and `certificate=pairwise` has larger ones where it measures exactly: this is for
     comparison with what was published. ValueError for a network that is certified in another norm than l2.

@@ -34,7 +34,7 @@ def steepness(network: Network, x: Tensor, y: Tensor) -> Steepness:
     eigenvalue of JJᵀ, (K, K), and ‖J‖_{2,∞} the length of J's longest row. ValueError where J is not finite."""
     logits, jacobian = jacobians(network, x)
     if not jacobian.isfinite().all():
-        raise ValueError(f"the network has gradients that are not finite: there is no steepest one")
+        raise ValueError("the network has gradients that are not finite: there is no steepest one")
     loss = F.cross_entropy(logits, y, reduction="none")
     slope = logits.softmax(1) - F.one_hot(y, logits.shape[1])
     gradient = (slope[:, None] @ jacobian)[:, 0]

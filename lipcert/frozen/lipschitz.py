@@ -44,13 +44,9 @@ class Operations(Protocol):
 class Walk:
     """`constant(v, part)`, and the arithmetic that the operations' rules compute it by.
 
-    `fuses` says that a scaling behind a linear operation may be measured as one map with it.
-
     The rules call no arithmetic but this, so that one rule serves proofs (floats, rounded up) and the estimates of
-    training (tensors that can be differentiated, `frozen.estimate`).
+    training (tensors that can be differentiated, `frozen.training`).
     """
-
-    fuses = True
 
     def __init__(self, network: Operations, norm: Norm, measure: Measure = proved):
         self.network, self.norm, self.measure = network, norm, measure

@@ -101,7 +101,6 @@ class Network:
         return replace(self, operations=tuple(operations))
 
 
-
 def required(network: object) -> Network:
     """The argument, where it is a frozen network; TypeError, with the way out, for anything else."""
     if not isinstance(network, Network):

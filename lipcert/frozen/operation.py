@@ -98,6 +98,23 @@ class Operation:
         return replace(self, **moved)
 
 
+class Ordering(Operation):
+    """What only copies and compares entries: exact, and no entry falls while an entry of the inputs rises."""
+
+    def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
+        low, high = (self.evaluate(*ends) for ends in zip(*boxes, strict=True))
+        return low, high
+
+    def moved(self, *errors: Tensor) -> Tensor:
+        return self.evaluate(*errors)
+
+    def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
+        return torch.zeros_like(size)
+
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+        return 0.0
+
+
 def tensor_fields(kind: type[Operation]) -> tuple[str, ...]:
     return tuple(f.name for f in fields(kind) if str(f.type).startswith("Tensor"))
 

@@ -17,15 +17,13 @@ from lipcert.frozen.boxes import all_boxes
 from lipcert.frozen.lipschitz import Walk, up
 from lipcert.frozen.network import Network
 from lipcert.frozen.operation import UP, largest
-from lipcert.frozen.ops.affine import length, ones
+from lipcert.frozen.ops.affine import Affine, length, ones
 
 SLACK = 1e-6  # by which the value at the centre, a computed one, is taken for larger than it is; checked afterwards
 
 
 class _ErrorWalk(Walk):
     """How far computed values are from exact ones: the image is exact, and each operation adds its own rounding."""
-
-    fuses = False  # every operation has a rounding of its own
 
     def __init__(self, walk: Walk):
         super().__init__(walk.network, walk.norm, walk.measure)
@@ -37,8 +35,17 @@ class _ErrorWalk(Walk):
         return 0.0
 
     def checked(self, value: int, constant: float, part: Tensor | None) -> float:
+        operation, own = self.network.operations[value - 1], self.own(value, part)
+        if isinstance(operation, Affine) and operation.rows_of(self) is not None:
+            # measured as one map with the layer before it, whose own rounding it scales
+            steep = self.steepest(operation.scale, operation.shape, part)  # type: ignore[arg-type]
+            own += steep * self.own(operation.inputs[0], part) * UP
+        return up(constant + own)
+
+    def own(self, value: int, part: Tensor | None) -> float:
+        """What the operation of a value adds to the entries `part`."""
         entries = self.entries[value] if part is None else self.entries[value][part]
-        return up(constant + min(length(entries, self.norm), self.in_norm[value]))
+        return min(length(entries, self.norm), self.in_norm[value])
 
     def behind_a_split(self, parts: dict[int, Tensor]) -> list[float]:
         return []  # what was rounded since the split is not in proportion to what the split moves
@@ -56,7 +63,9 @@ def rounding(network: Network, walk: Walk, arithmetic: Arithmetic = FLOAT64) -> 
     walk_of_errors = _ErrorWalk(walk)
     for number, operation in enumerate(network.operations, 1):
         inputs = operation.inputs
-        far = walk.constant(number) * half
+        hidden = only_scaled(walk, number)  # its norm alone is not needed, and is not measured
+        steep = operation.growth(walk.norm) * UP if hidden else 0.0  # type: ignore[attr-defined]
+        far = (steep * walk.constant(inputs[0]) * UP if hidden else walk.constant(number)) * half
         near = (centre[number].abs() + far) * (1 + SLACK) + 2.0**-900
         widest = largest(boxes[number])
         moved = operation.moved(*(errors[i] for i in inputs))
@@ -72,7 +81,10 @@ def rounding(network: Network, walk: Walk, arithmetic: Arithmetic = FLOAT64) -> 
         of_norm += arithmetic.tiny * ones(operation.shape, walk.norm)
         walk_of_errors.entries.append(own[0])
         walk_of_errors.in_norm.append(of_norm if of_norm == of_norm else math.inf)
-        error = walk_of_errors.constant(number)
+        if hidden:
+            error = up(steep * in_norm[inputs[0]] + walk_of_errors.own(number, None))
+        else:
+            error = walk_of_errors.constant(number)
         entrywise = ((moved + own) * UP).clamp_max(error)
         total = min(error, length(entrywise[0], walk.norm))
         middle = (length(centre[number][0], walk.norm) + far) * (1 + SLACK) + 2.0**-900
@@ -84,6 +96,12 @@ def rounding(network: Network, walk: Walk, arithmetic: Arithmetic = FLOAT64) -> 
     single = [walk_of_errors.constant(len(network.operations), mask) for mask in logits]
     bound = torch.minimum(errors[-1][0], torch.tensor(single, dtype=torch.float64))
     return bound.nan_to_num(math.inf, posinf=math.inf)
+
+
+def only_scaled(walk: Walk, number: int) -> bool:
+    """Whether all that reads a value are scalings that are measured as one map with it."""
+    readers = [o for o in walk.network.operations if number in o.inputs]
+    return bool(readers) and all(isinstance(o, Affine) and o.rows_of(walk) is not None for o in readers)
 
 
 def overflows(arithmetic: Arithmetic, size: Tensor, own: Tensor, last: bool) -> bool:

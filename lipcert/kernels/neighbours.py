@@ -22,7 +22,7 @@ def class_distances(x: Tensor, images: Tensor, labels: Tensor, classes: int) -> 
     """
     nearest, found = _nearest(x.detach().flatten(1), images, labels, classes)
     points = images[nearest].flatten(2).to(x.dtype) / 255
-    # the distance itself, so that it is exact to rounding; the tiny constant keeps its gradient finite on a stored image
+    # the distance itself, exact to rounding; the tiny constant keeps its gradient finite on a stored image
     distance = ((x.flatten(1)[:, None] - points).square().sum(2) + 1e-30).sqrt()
     return torch.where(found, -distance, -torch.inf)
 

@@ -15,8 +15,8 @@ def kept_whole(schema: str, shape: Callable[..., Any] | None = None) -> Callable
     """Decorates the function that `schema` describes, such as "double(Tensor x) -> Tensor".
 
     Called while torch.export captures a network, it is recorded as the one operation `lipcert::double`; called
-    otherwise, it is the plain function, at no cost. `shape` gives an empty result of the right shape, for functions that
-    can't run on tensors without values.
+    otherwise, it is the plain function, at no cost. `shape` gives an empty result of the right shape, for functions
+    that can't run on tensors without values.
     """
     name = schema.partition("(")[0]
 

@@ -198,4 +198,3 @@ class NonexpansiveConv2d(nn.Conv2d, _Constrained):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.constrained_weight(), self.bias, self.stride, self.padding, groups=self.groups)
-

@@ -31,8 +31,8 @@ class DistanceTrunk(Headed):
         return nn.Sequential(self.features[1], self.head)
 
     def enclosure(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        """The trunk's value at x, and a box around it. The box holds every image within eps of x at p = inf; in training
-        at a finite p it only stands for that one."""
+        """The trunk's value at x, and a box around it. The box holds every image within eps of x at p = inf; in
+        training at a finite p it only stands for that one."""
         z = self.features[0](x)
         return z, z - eps * self.unit, z + eps * self.unit
 

@@ -49,7 +49,7 @@ KEYS: dict[str, str] = {
     **_of_each_kind("mean_radius", _MEAN),
     **_of_each_kind("median_radius", _MEDIAN),
     "mean_gap": "mean margin between the label's logit and the next, misclassified images counting 0",
-    "lipschitz_bound": "bound of the radii's kind on how far the logits, as one vector, move while the image moves by 1",
+    "lipschitz_bound": "bound, of the radii's kind, of how far the vector of logits moves while the image moves by 1",
     "lipschitz_of_logits": "the largest such bound of a single logit",
     "lipschitz_of_pairs": "the largest such bound of a difference of two logits, which radii rest on",
     "smallest_bound": "{bound: for how many pairs of logits it is the smallest}: vector, logits or rows",

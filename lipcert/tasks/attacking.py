@@ -113,9 +113,7 @@ def attack_images(
                 progress.advance(bar, len(block))
 
 
-def _attack_batch(
-    attack: Attack, network: Network, exact: Network, x: Tensor, y: Tensor, eps: float | None
-) -> Judged:
+def _attack_batch(attack: Attack, network: Network, exact: Network, x: Tensor, y: Tensor, eps: float | None) -> Judged:
     right = (~judge(exact, x, y, x, attack.norm).success).nonzero()[:, 0]
     candidate = x.clone()
     if len(right):

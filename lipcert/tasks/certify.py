@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import track
+
 from lipcert.contracts import BoundCertificate, CertificateRow, Kind
 from lipcert.datasets import batches
 from lipcert.datasets.split import Dataset, Split
@@ -83,8 +84,8 @@ def load_run(directory: Path, *, data_dir: str | None = None, trust: bool = Fals
     due = (tuple(dataset.input_shape), dataset.num_classes)
     if (network.shape, network.classes) != due:
         raise ValueError(
-            f"the network of {directory} takes images of {network.shape} to {network.classes} classes, but its data set "
-            f"has {due[0]} and {due[1]}"
+            f"the network of {directory} takes images of {network.shape} to {network.classes} classes, but its data "
+            f"set has {due[0]} and {due[1]}"
         )
     return config, network, dataset
 

@@ -62,7 +62,7 @@ def read_config(
 
 
 def freeze_run(directory: Path, dataset: Any, trust: bool) -> None:
-    """Writes the network that the run's training ended with: what is certified, attacked and handed out from here on."""
+    """Writes the network that the run's training ended with: what is certified, attacked and handed out from here."""
     from lipcert.frozen import freeze
     from lipcert.frozen.file import save
 

@@ -34,9 +34,7 @@ from lipcert.tasks.settings import build
 ROWS, CONTENT, FIGURE, PICTURE = "tightness.csv", "tightness.json", "tightness.png", "tightness_picture.png"
 
 
-def check(
-    norm: Norm, certificate: dict[str, Any], attack: dict[str, Any] | None, draws: int, noise: float
-) -> None:
+def check(norm: Norm, certificate: dict[str, Any], attack: dict[str, Any] | None, draws: int, noise: float) -> None:
     """ValueError where there would be nothing to compare; asked before anything is written."""
     kind = build(certificate).kind
     if norm is not Norm.L2:

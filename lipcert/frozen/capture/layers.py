@@ -363,8 +363,8 @@ def lp_distance_conv2d(
 def at_infinity(low: Lowering, p: float) -> None:
     if p != math.inf:
         raise low.refused(
-            f"a distance layer at p = {p:g} is not 1-Lipschitz in l_inf: only p = inf is certified; train to the end of "
-            "a schedule that gets there"
+            f"a distance layer at p = {p:g} is not 1-Lipschitz in l_inf: only p = inf is certified; train to the end "
+            "of a schedule that gets there"
         )
 
 

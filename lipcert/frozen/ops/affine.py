@@ -132,12 +132,17 @@ class Affine(Operation):
         part = walk.restricted(part, self.scale != 0, self.shape)
         if part is not None and not bool(part.any()):
             return 0.0
-        before = walk.operation(i) if walk.fuses else None
-        if before is not None and hasattr(before, "scaled_lipschitz"):
-            rows = per_row(self.scale, self.shape, before)
-            if rows is not None:  # both are one linear map, whose norm may be far below the product of theirs
-                return before.scaled_lipschitz(walk, i, part, rows, number)
+        before, rows = walk.operation(i), self.rows_of(walk)
+        if rows is not None:  # both are one linear map, whose norm may be far below the product of theirs
+            return before.scaled_lipschitz(walk, i, part, rows, number)  # type: ignore[union-attr]
         return walk.product(walk.steepest(self.scale, self.shape, part), walk.constant(i, part))
+
+    def rows_of(self, walk: Walk) -> Tensor | None:
+        """The scale as one number for each output row of the linear layer before; None where it is not that."""
+        before = walk.operation(self.inputs[0])
+        if self.scale is None or not hasattr(before, "scaled_lipschitz"):
+            return None
+        return per_row(self.scale, self.shape, before)  # type: ignore[arg-type]
 
     def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
         low, high = (self.evaluate(end) for end in boxes[0])

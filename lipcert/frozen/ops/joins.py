@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lipcert.contracts import Norm
 from lipcert.frozen.arithmetic import Arithmetic
-from lipcert.frozen.operation import UP, Box, Operation, Shape, expect, largest, outward
+from lipcert.frozen.operation import UP, Box, Operation, Ordering, Shape, expect, largest, outward
 from lipcert.frozen.ops.affine import broadcasts, ones
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Add(Operation):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Concatenate(Operation):
+class Concatenate(Ordering):
     """The inputs one after the other along `axis`."""
 
     axis: int
@@ -77,22 +77,9 @@ class Concatenate(Operation):
         pieces = part.split([walk.shape(i)[self.axis] for i in self.inputs], self.axis)
         return walk.joint(list(zip(self.inputs, pieces, strict=True)))
 
-    def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
-        low, high = (torch.cat(ends, self.axis + 1) for ends in zip(*boxes, strict=True))
-        return low, high
-
-    def moved(self, *errors: Tensor) -> Tensor:
-        return self.evaluate(*errors)
-
-    def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
-        return torch.zeros_like(size)
-
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
-        return 0.0
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Maximum(Operation):
+class Maximum(Ordering):
     """The larger of x and y, entry by entry; the smaller with `minimum`."""
 
     minimum: bool
@@ -110,22 +97,12 @@ class Maximum(Operation):
         """Each entry moves by no more than the one of its two that moves farther."""
         return walk.joint([(i, part) for i in self.inputs])
 
-    def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
-        (a, b), (c, d) = boxes
-        return self.evaluate(a, c), self.evaluate(b, d)
-
     def moved(self, *errors: Tensor) -> Tensor:
         return torch.maximum(*errors)
 
-    def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
-        return torch.zeros_like(size)
-
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
-        return 0.0
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class MinMax(Operation):
+class MinMax(Ordering):
     """(x, y) ↦ (max(x, y), min(x, y)) along `axis`: sorts pairs of entries, a permutation at every point (Anil, Lucas &
     Grosse, ICML 2019)."""
 
@@ -147,19 +124,9 @@ class MinMax(Operation):
             part = first | second
         return walk.joint([(i, part) for i in self.inputs])
 
-    def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
-        low, high = (self.evaluate(*ends) for ends in zip(*boxes, strict=True))
-        return low, high
-
     def moved(self, *errors: Tensor) -> Tensor:
         larger = torch.maximum(*errors)
         return torch.cat((larger, larger), self.axis + 1)
-
-    def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
-        return torch.zeros_like(size)
-
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
-        return 0.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

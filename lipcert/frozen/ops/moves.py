@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from lipcert.contracts import Norm
-from lipcert.frozen.arithmetic import Arithmetic
-from lipcert.frozen.operation import UP, Box, Operation, Shape, expect
+from lipcert.frozen.operation import UP, Ordering, Shape, expect
 
 if TYPE_CHECKING:
     from lipcert.frozen.lipschitz import Walk
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Move(Operation):
+class Move(Ordering):
     """Each entry is one entry of the input, or 0. All rules follow from evaluating it on the entries' numbers."""
 
     permutes: ClassVar[bool] = False  # whether every entry of the input appears exactly once
@@ -35,19 +33,6 @@ class Move(Operation):
         shape = walk.shape(i)
         copied = count(self.sources(shape), part, math.prod(shape))
         return walk.product(walk.copied(int(copied.max())), walk.constant(i, (copied > 0).view(shape)))
-
-    def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
-        low, high = boxes[0]
-        return self.evaluate(low), self.evaluate(high)
-
-    def moved(self, *errors: Tensor) -> Tensor:
-        return self.evaluate(errors[0])
-
-    def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
-        return torch.zeros_like(size)
-
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
-        return 0.0
 
     def pull_back(self, shape: Shape, weights: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
         at, entries = self.sources(shape).flatten(), math.prod(shape)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lipcert.contracts import Norm
 from lipcert.frozen.arithmetic import Arithmetic
-from lipcert.frozen.operation import UP, Box, Operation, Shape, expect, largest, outward
+from lipcert.frozen.operation import UP, Box, Operation, Ordering, Shape, expect, largest, outward
 from lipcert.frozen.ops.affine import ones
 
 if TYPE_CHECKING:
@@ -42,25 +42,12 @@ class _Windows(Operation):
         return walk.product(gain, walk.constant(i, part))
 
 
-class _LargestOfWindows(_Windows):
+class _LargestOfWindows(_Windows, Ordering):
     """Exact, and rising in every entry."""
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
         """√n where n windows share an entry at most (Tsuzuku et al., NeurIPS 2018, Theorem 3)."""
         return self.pooled(walk, part, walk.copied(self.overlap(walk.shape(self.inputs[0])[1:])))
-
-    def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
-        low, high = boxes[0]
-        return self.evaluate(low), self.evaluate(high)
-
-    def moved(self, *errors: Tensor) -> Tensor:
-        return self.evaluate(errors[0])
-
-    def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
-        return torch.zeros_like(size)
-
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
-        return 0.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -262,7 +249,7 @@ class SubtractMean(Operation):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Sort(Operation):
+class Sort(Ordering):
     """The entries of each line along `axis` in order (GroupSort): a permutation at every point."""
 
     axis: int
@@ -281,15 +268,5 @@ class Sort(Operation):
             part = part.any(self.axis, keepdim=True).expand(self.shape)
         return walk.constant(self.inputs[0], part)
 
-    def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
-        low, high = boxes[0]
-        return self.evaluate(low), self.evaluate(high)
-
     def moved(self, *errors: Tensor) -> Tensor:
         return errors[0].amax(self.axis + 1, keepdim=True).expand_as(errors[0])
-
-    def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
-        return torch.zeros_like(size)
-
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
-        return 0.0
