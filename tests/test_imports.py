@@ -73,7 +73,7 @@ def classes(files: dict[Path, ast.Module], part: str) -> set[str]:
 
 
 def imports(tree: ast.Module, path: Path, later: bool = True) -> Iterator[tuple[int, str]]:
-    """Modules that a file imports, and names in them, but for what only type checkers see; `later`: in functions too."""
+    """Modules that a file imports, and names in them, but not for type checkers alone; `later`: in functions too."""
     unseen = {
         child
         for node in ast.walk(tree)

@@ -1,4 +1,4 @@
-"""What is proved, attacked and recorded holds nothing of the module that was trained: neither it, nor its parameters."""
+"""What is proved, attacked and recorded holds nothing of the module that was trained, and none of its parameters."""
 
 import gc
 import types

@@ -186,16 +186,16 @@ def test_the_network_of_a_run_is_what_was_certified(capsys, tmp_path, monkeypatc
     """By nothing else than it the same rows come again, bit for bit; and by another one, other rows."""
     monkeypatch.chdir(tmp_path)
     for seed in (1, 2):
-        told = lipcert(capsys, "train", *TINY, f"seed={seed}", "dataset.seed=0", f"output_dir={seed}")
+        told = lipcert(capsys, "train", *TINY, f"seed={seed}", "dataset.seed=0", f"output_dir=run{seed}")
         assert told.status == 0, told.err
-    one, two = (Path(name, "certificates.csv").read_bytes() for name in "12")
-    shutil.rmtree("1/checkpoints")
-    assert lipcert(capsys, "certify", "run=1").status == 0
-    assert Path("1/certificates.csv").read_bytes() == one != two
-    shutil.rmtree("1/network")
-    shutil.copytree("2/network", "1/network")
-    assert lipcert(capsys, "certify", "run=1").status == 0
-    assert Path("1/certificates.csv").read_bytes() == two
+    one, two = (Path(run, "certificates.csv").read_bytes() for run in ("run1", "run2"))
+    shutil.rmtree("run1/checkpoints")
+    assert lipcert(capsys, "certify", "run=run1").status == 0
+    assert Path("run1/certificates.csv").read_bytes() == one != two
+    shutil.rmtree("run1/network")
+    shutil.copytree("run2/network", "run1/network")
+    assert lipcert(capsys, "certify", "run=run1").status == 0
+    assert Path("run1/certificates.csv").read_bytes() == two
 
 
 def test_early_stopping_is_not_undone_by_resuming(capsys, tmp_path, monkeypatch):

@@ -20,6 +20,8 @@ def class_distances(x: Tensor, images: Tensor, labels: Tensor, classes: int) -> 
     x (B, C, H, W); images (N, C, H, W) are bytes that stand for 0 to 1, labels (N,) their classes. Differentiable in x:
     the gradient is that of the distance to the nearest one.
     """
+    if len(images) == 0:
+        return x.new_full((len(x), classes), -torch.inf)
     nearest, found = _nearest(x.detach().flatten(1), images, labels, classes)
     points = images[nearest].flatten(2).to(x.dtype) / 255
     # the distance itself, exact to rounding; the tiny constant keeps its gradient finite on a stored image

@@ -15,10 +15,10 @@ class LMT(nn.Module):
     """Cross-entropy of y_i + a·r_i, where r_i = c·L·‖w_i − w_t‖ (`proposition` 2) or c·√2·L (1) is by how much y_i may
     gain on y_t while the image moves by `c` (l2, pixels), and r_t = 0.
 
-    L is the estimate of `frozen.training.Estimate`, through which gradients flow. a = min_i clip((y_t − y_i)/r_i, 0,
-    1), a constant a image (the paper's appendix E, as its code has it): where the label is not ahead nothing is added, and
-    never so much that it falls behind. A schedule may drive `c`. Cross-entropy on a network whose bound is not wanted
-    is `c` 0. ValueError where the model can't be captured.
+    L is the estimate of `frozen.training.Estimate`, through which gradients flow.
+    a = min_i clip((y_t − y_i)/r_i, 0, 1), a constant an image (the paper's appendix E, as its code has it): where the
+    label is not ahead nothing is added, and never so much that it falls behind. A schedule may drive `c`.
+    Cross-entropy on a network whose bound is not wanted is `c` 0. ValueError where the model can't be captured.
     """
 
     def __init__(self, *, num_classes: int, c: float, proposition: int = 2):

@@ -119,6 +119,8 @@ def fit_here(directory: Path, config: dict[str, Any]) -> None:
         config=config,
         on_epoch=EpochLog(directory, keep=done),
     )
+    if checkpoint:
+        store.load_weights(module, checkpoint["state_dict"])
     trainer = training.make_trainer(
         directory,
         epochs=schedule.epochs,

@@ -114,17 +114,22 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
     return checkpoint
 
 
+def load_weights(module: Any, weights: dict[str, Any]) -> None:
+    """ValueError where a checkpoint's weights are not those of the module."""
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"the checkpoint's weights do not fit its own model: {reason}") from None
+
+
 def rebuild(checkpoint: dict[str, Any], input_shape: tuple[int, ...], num_classes: int) -> Any:
     """The classifier that a checkpoint holds, in evaluation mode, with its schedule where it was."""
     config = checkpoint["config"]
     check(config["model"], "model")
     model = build(config["model"], input_shape=input_shape, num_classes=num_classes)
     weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ValueError(f"the checkpoint's weights do not fit its own model: {reason}") from None
+    load_weights(model, weights)
     if not all(value.isfinite().all() for value in weights.values()):
         raise ValueError("the checkpoint's weights are not all finite: it is of a training that diverged")
     build(config["schedule"]).apply(checkpoint["epochs_done"], model=model)

@@ -194,7 +194,8 @@ def add(low: Lowering, node: fx.Node, a: Any, b: Any, alpha: float = 1) -> Value
     minus = kind != "add"
     if isinstance(a, Value) and isinstance(b, Value):
         mean = low.notes.get(("mean", b.number))
-        if minus and mean is not None and mean[0] == a.number and a.shape == shape:
+        own = mean is not None and mean[0] == a.number and len(a.shape) == len(b.shape)  # it kept its axes
+        if minus and own and a.shape == shape:
             return low.emit(SubtractMean, [a], shape, axes=mean[1])
         a, b = widened(low, a, shape), widened(low, b, shape)
         return low.emit(Add, [a, b], shape, minus=minus)
