@@ -62,7 +62,8 @@ class Network:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, *shape)."""
-        *_, logits = self._run(images)
+        for value in self._run(images):  # one by one: what nothing reads any more is freed
+            logits = value
         return logits
 
     def values(self, images: Tensor) -> list[Tensor]:

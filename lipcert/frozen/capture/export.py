@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lipcert.frozen.capture.refusals import Refused
+from lipcert.frozen.capture.refusals import Refused, operation_name
 from lipcert.frozen.operation import Shape
 
 HINTS = (
@@ -32,13 +32,19 @@ HINTS = (
 )
 
 
-def export(module: nn.Module, shape: Shape, like: torch.dtype) -> Any:
-    """The ExportedProgram of `module` on batches of any size; Refused, in one line, where there is none."""
+def export(module: nn.Module, shape: Shape, like: torch.dtype, known: Container[str]) -> Any:
+    """The ExportedProgram of `module` on batches of any size; Refused, in one line, where there is none.
+
+    In-place operations become plain ones, and operations whose names are not `known` what torch makes of them; where
+    there are neither, that step is left out, which takes longer than all the rest."""
     images = torch.rand(3, *shape, dtype=like)
     batch = ({0: torch.export.Dim.AUTO},)
     with _quietly(), torch.no_grad():
         try:
-            program = torch.export.export(module, (images,), dynamic_shapes=batch, strict=False).run_decompositions({})
+            program = torch.export.export(module, (images,), dynamic_shapes=batch, strict=False)
+            calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
+            if any(writes(target) or operation_name(target) not in known for target in calls):
+                program = program.run_decompositions({})
         except Exception as error:  # whatever a user's forward does, or torch.export makes of it
             raise Refused(f"{type(module).__name__} can't be captured: {reason(error)}") from None
     changed = [spec for spec in program.graph_signature.output_specs if spec.kind.name != "USER_OUTPUT"]
@@ -48,6 +54,11 @@ def export(module: nn.Module, shape: Shape, like: torch.dtype) -> Any:
             "fixed function"
         )
     return program
+
+
+def writes(target: Any) -> bool:
+    """Whether an operation changes one of its inputs."""
+    return bool(getattr(getattr(target, "_schema", None), "is_mutable", False))
 
 
 def reason(error: Exception) -> str:

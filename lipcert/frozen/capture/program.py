@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from lipcert.frozen.capture import arithmetic, layers, moves
 from lipcert.frozen.capture.constants import Constant
 from lipcert.frozen.capture.export import export
-from lipcert.frozen.capture.lowering import Lowering, Step
-from lipcert.frozen.capture.refusals import Refused
+from lipcert.frozen.capture.lowering import RULES, Lowering, Step
+from lipcert.frozen.capture.refusals import Refused, operation_name
 from lipcert.frozen.operation import Operation, Shape
 
 TABLES = (arithmetic, layers, moves)  # imported for what they register
@@ -56,7 +57,7 @@ def capture(module: nn.Module, shape: Shape, dtype: torch.dtype) -> Program:
 
     Raises Refused, naming the layer and the way out, for everything that the table of operations does not know.
     """
-    exported = export(module, shape, dtype)
+    exported = export(module, shape, dtype, {*RULES, "sym_size", operation_name(operator.getitem)})
     lowering = Lowering(exported, shape)
     logits = lowering.run()
     if len(logits.shape) != 1:

@@ -123,6 +123,8 @@ def bounds_between(name: str, low: Tensor, high: Tensor, parameters: tuple[Any, 
     """The smallest and the largest value over low ≤ x ≤ high, as far as rounding goes."""
     function = FUNCTIONS[name]
     ends = [function.evaluate(end, *parameters) for end in (low, high)]
+    if function.exact and not function.turns(*parameters):  # it rises, and so does what is computed
+        return ends[0], ends[1]
     least, most = torch.minimum(*ends), torch.maximum(*ends)
     if function.periodic:
         middle, reach = function.evaluate((low + high) / 2), (high - low) / 2
