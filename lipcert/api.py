@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,7 +245,7 @@ def attack(
     attacker = attack_of(name, eps is not None, settings)
     x = pixels(images, net.shape)
     y = classes(labels, len(x), net.classes)
-    radii = None if eps is None else radii_of(eps, len(x))
+    radii = None if eps is None else radii_of(eps, len(x), math.prod(net.shape))
     coarse, found = net.network.to(dtype=torch.float32), []
     with exact_arithmetic():
         for at in range(0, len(x), attacker.batch_size):
@@ -341,7 +342,7 @@ def known_norm(norm: str) -> Norm:
 
 def pixels(images: Any, shape: tuple[int, ...]) -> Tensor:
     """Images as float64 in [0, 1]; ValueError where they are none."""
-    x = torch.as_tensor(images if isinstance(images, Tensor) else np.asarray(images)).detach().cpu()
+    x = torch.as_tensor(images if isinstance(images, Tensor) else np.ascontiguousarray(images)).detach().cpu()
     if x.dim() != len(shape) + 1 or tuple(x.shape[1:]) != tuple(shape):
         raise ValueError(f"`images` must be of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
     if x.dtype == torch.uint8:
@@ -356,7 +357,7 @@ def pixels(images: Any, shape: tuple[int, ...]) -> Tensor:
 
 def classes(labels: Any, count: int, number: int) -> Tensor:
     """Labels as int64; ValueError where they are none."""
-    y = torch.as_tensor(labels if isinstance(labels, Tensor) else np.asarray(labels)).detach().cpu()
+    y = torch.as_tensor(labels if isinstance(labels, Tensor) else np.ascontiguousarray(labels)).detach().cpu()
     if y.shape != (count,) or y.is_floating_point() or y.dtype == torch.bool:
         raise ValueError(f"`labels` must be {count} whole numbers, one an image, got {y.dtype} of {tuple(y.shape)}")
     if count and not (int(y.min()) >= 0 and int(y.max()) < number):
@@ -364,8 +365,9 @@ def classes(labels: Any, count: int, number: int) -> Tensor:
     return y.long()
 
 
-def radii_of(eps: Any, count: int) -> Tensor:
-    """Radii (count,) as float64; ValueError where they are none."""
+def radii_of(eps: Any, count: int, entries: int) -> Tensor:
+    """Radii (count,) as float64; ValueError where they are none. No image of [0, 1] is farther than its number of
+    entries, in any norm."""
     try:
         radii = (
             torch.as_tensor(eps if isinstance(eps, Tensor) else np.asarray(eps, dtype=float)).detach().cpu().double()
@@ -375,7 +377,7 @@ def radii_of(eps: Any, count: int) -> Tensor:
         raise ValueError(f"`eps` must be a number, or {count}, one an image, got {eps!r}".split("\n")[0]) from None
     if not bool((radii >= 0).all()):
         raise ValueError(f"`eps` must be at least 0, got {float(radii.min())!r}")
-    return radii
+    return radii.clamp_max(entries)
 
 
 def like(given: Any, result: Tensor) -> Any:

@@ -92,7 +92,8 @@ class BoundCertificate:
     """A certificate bound to one frozen network: its constants are computed, it only has to look at images.
 
     `judge(x, labels)` is a Verdict in x's precision; `report` holds the Lipschitz bound and a row a layer. `pairs`
-    (K, K), of a certificate that rests on such a bound, is how far y_t − y_i moves at most while the image moves by 1.
+    (K, K), of a certificate that rests on such a bound, is how far y_t − y_i moves at most while the image moves by 1,
+    and `errors` (K,) by how much a computed logit differs at most from the exact one.
     `observe(x, labels)`, of a nominal one, is shown all images before it judges the first, and returns the columns that
     it saw of each: what a proof is never allowed to rest on.
     """
@@ -102,6 +103,7 @@ class BoundCertificate:
     judge: Callable[[Tensor, Tensor], Verdict]
     report: dict[str, Any] = field(default_factory=dict)
     pairs: Tensor | None = None
+    errors: Tensor | None = None
     observe: Callable[[Tensor, Tensor], Sequence[Tensor]] | None = None
 
 

@@ -23,7 +23,7 @@ MAY = {
     "losses": {"contracts", "frozen", "norms"},  # losses that enlarge what a bound proves
     "schedules": {"contracts"},
     "optimizers": {"contracts"},
-    "certificates": {"contracts", "frozen", "norms"},
+    "certificates": {"contracts", "frozen", "norms", "attacks"},
     "attacks": {"contracts"},
     "datasets": {"contracts"},
     "reporting": {"contracts"},

@@ -134,11 +134,11 @@ def per_image(eps: Tensor | None, listed: Sequence[float] | None, x: Tensor) -> 
 
 
 def radii(eps: float | Sequence[float]) -> list[float]:
-    """The radii of a configuration as a list. Raises ValueError at the first that is negative or NaN."""
+    """The radii of a configuration as a list. Raises ValueError at the first that is negative or not finite."""
     listed = [float(e) for e in (eps if isinstance(eps, Sequence) else [eps])]
     for e in listed:
-        if not e >= 0:
-            raise ValueError(f"`attack.eps`: got {e}, a radius is at least 0")
+        if not 0 <= e < float("inf"):
+            raise ValueError(f"`attack.eps`: got {e}, a radius is at least 0 and finite")
     return listed
 
 

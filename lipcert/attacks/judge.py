@@ -41,7 +41,7 @@ def judge(
 
     `answer` maps float64 images to float64 logits (B, K). A NaN in `candidate` becomes the clean image's pixel, the
     rest is clipped to [0, 1]. If a radius `eps` is given, in pixel units, a scalar or (B,), the image is then moved
-    towards x until its `distance` in `norm` is at most eps. Logits that are not finite count as a misclassification.
+    towards x until its `distance` in `norm` is at most eps. Logits of NaN or +∞ count as a misclassification.
 
     Raises ValueError for logits below float64, for shapes that differ, for an `x` outside [0, 1], and for an eps < 0.
     """
@@ -69,7 +69,14 @@ def _misclassified(answer: Answer, x: Tensor, y: Tensor) -> Tensor:
     logits = answer(x)
     if logits.dtype != torch.float64:
         raise ValueError(f"`answer` gave logits in {logits.dtype}: judging takes a float64 network")
-    return (logits.argmax(1) != y) | ~logits.isfinite().all(1)
+    return ~definite(logits, y)
+
+
+def definite(logits: Tensor, y: Tensor) -> Tensor:
+    """Whether the logits (B, K) say `y` (B,) and nothing else: the label's is the largest and finite, and none is NaN
+    or +∞. A logit of −∞ is that of a class that a nearest-neighbour classifier has no image of."""
+    own = logits.gather(1, y[:, None])[:, 0]
+    return (logits.argmax(1) == y) & own.isfinite() & (logits < torch.inf).all(1)
 
 
 def _project(images: Tensor, x: Tensor, norm: Norm, eps: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lipcert.attacks.judge import definite
 from lipcert.contracts import BoundCertificate, Kind, Norm, Verdict
 from lipcert.frozen import Network
 from lipcert.frozen.gradients import Steepness, steepness
@@ -54,7 +55,7 @@ class Nominal:
                 room, speed = math.log(2) - F.cross_entropy(logits, labels, reduction="none"), 1.0
             else:
                 room, speed = margin, math.sqrt(2) if self.by == "jacobian" else 2.0
-            right = (logits.argmax(1) == labels) & (margin > 0) & logits.isfinite().all(1)
+            right = definite(logits, labels) & (margin > 0)
             largest = steepest[self.by] or math.inf
             return Verdict(logits.argmax(1), margin, torch.where(right, room / (speed * largest), 0.0).clamp_min(0))
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipcert.attacks.judge import definite
 from lipcert.contracts import BoundCertificate, Kind, Verdict
 from lipcert.frozen import Network
 from lipcert.frozen.lipschitz import Walk
@@ -42,8 +43,9 @@ class Pairwise:
         pairs = found.smallest(self.bounds)
         claimed = pair_bounds(claimed_walk(walk), self.bounds)
         report = bound_report(found, claimed, self.bounds, layer_rows(walk))
-        judge = pairwise_judge(network, pairs, rounding(network, walk))
-        return BoundCertificate(self.kind, network.norm, judge, report, pairs)
+        errors = rounding(network, walk)
+        judge = pairwise_judge(network, pairs, errors)
+        return BoundCertificate(self.kind, network.norm, judge, report, pairs, errors)
 
     def walk(self, network: Network) -> Walk:
         """What bounds how fast the parts of its values move."""
@@ -94,14 +96,7 @@ def pairwise_judge(network: Network, pairs: Tensor, errors: Tensor) -> Callable[
         proven = (margins - (lost[labels][:, None] + lost) * (1 + 4 * unit)) * (1 - 8 * unit)
         ratio = torch.where(slopes > 0, proven / slopes, torch.where(proven > 0, torch.inf, -torch.inf))
         radius = ratio.masked_fill(is_label, torch.inf).amin(1).clamp_min(0).nan_to_num(0.0, posinf=torch.inf)
-        correct = (logits.argmax(1) == labels) & finite_enough(logits, labels)
+        correct = definite(logits, labels)
         return Verdict(logits.argmax(1), margin, torch.where(correct & (margin > 0), radius * (1 - 4 * unit), 0.0))
 
     return judge
-
-
-def finite_enough(logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether the label's logit is finite, and no other is NaN or +∞. A logit of −∞ is that of a class that a
-    nearest-neighbour classifier has no image of."""
-    own = logits.gather(1, labels[:, None])[:, 0]
-    return own.isfinite() & (logits < torch.inf).all(1)

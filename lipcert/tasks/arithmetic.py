@@ -21,6 +21,7 @@ def exact_arithmetic() -> Iterator[None]:
     torch.set_float32_matmul_precision("highest")
     try:
         with (
+            torch.inference_mode(False),
             torch.no_grad(),
             torch.backends.cudnn.flags(enabled=False),
             torch.autocast("cuda", enabled=False),

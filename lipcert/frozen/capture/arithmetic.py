@@ -193,10 +193,10 @@ def add(low: Lowering, node: fx.Node, a: Any, b: Any, alpha: float = 1) -> Value
         b = low.constants.call(torch.mul, low.constant(b), float(alpha))
     minus = kind != "add"
     if isinstance(a, Value) and isinstance(b, Value):
-        mean = low.notes.get(("mean", b.number))
-        own = mean is not None and mean[0] == a.number and len(a.shape) == len(b.shape)  # it kept its axes
+        source, axes = low.notes.get(("mean", b.number), (None, ()))
+        own = source == a.number and len(a.shape) == len(b.shape)  # and it kept its axes
         if minus and own and a.shape == shape:
-            return low.emit(SubtractMean, [a], shape, axes=mean[1])
+            return low.emit(SubtractMean, [a], shape, axes=axes)
         a, b = widened(low, a, shape), widened(low, b, shape)
         return low.emit(Add, [a, b], shape, minus=minus)
     if isinstance(a, Value):
@@ -207,8 +207,8 @@ def add(low: Lowering, node: fx.Node, a: Any, b: Any, alpha: float = 1) -> Value
         shift = without_batch(low, low.constant(a), shape)
         value = widened(low, negated(low, b) if minus else b, shape)
     value = scaled(low, value, None, shift)
-    if isinstance(a, Value) and not minus and low.constant(b).value.numel() == 1:
-        low.notes["plus", value.number] = (a.number, float(low.constant(b).value))
+    if isinstance(a, Value) and not minus and isinstance(b, int | float):  # a number of the code, no parameter
+        low.notes["plus", value.number] = (a.number, float(b))
     return value
 
 
@@ -216,7 +216,8 @@ def add(low: Lowering, node: fx.Node, a: Any, b: Any, alpha: float = 1) -> Value
 def mul(low: Lowering, node: fx.Node, a: Any, b: Any) -> Value:
     if isinstance(a, Value) and isinstance(b, Value):
         for x, gate in ((a, low.step(b)), (b, low.step(a))):
-            if gate is not None and gate.inputs == (x.number,) and gate.attributes.get("function") == "sigmoid":
+            sigmoid = gate is not None and gate.kind is Pointwise and gate.attributes["function"] == "sigmoid"
+            if sigmoid and gate is not None and gate.inputs == (x.number,):
                 return pointwise(low, x, "silu")
         raise low.refused(PRODUCT)
     value, constant = (a, b) if isinstance(a, Value) else (b, a)
