@@ -41,7 +41,8 @@ class Pairwise:
         walk = self.walk(required(network))
         found = pair_bounds(walk, self.bounds)
         pairs = found.smallest(self.bounds)
-        claimed = pair_bounds(claimed_walk(walk), self.bounds)
+        schemes = any(operation.claim for operation in network.operations)
+        claimed = pair_bounds(claimed_walk(walk), self.bounds) if schemes else found
         report = bound_report(found, claimed, self.bounds, layer_rows(walk))
         errors = rounding(network, walk)
         judge = pairwise_judge(network, pairs, errors)

@@ -127,8 +127,8 @@ def plain_fields(kind: type[Operation]) -> tuple[str, ...]:
 
 def outward(low: Tensor, high: Tensor, wider: Tensor | float) -> Box:
     """A box widened on both sides; an end that has overflowed is no bound, and becomes infinite on its own side."""
-    low, high = low - wider, high + wider
-    return low.where(low.isfinite(), -math.inf), high.where(high.isfinite(), math.inf)
+    low = (low - wider).nan_to_num_(nan=-math.inf, posinf=-math.inf, neginf=-math.inf)
+    return low, (high + wider).nan_to_num_(nan=math.inf, posinf=math.inf, neginf=math.inf)
 
 
 def largest(box: Box) -> Tensor:

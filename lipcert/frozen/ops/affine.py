@@ -150,7 +150,10 @@ class Affine(Operation):
             low, high = torch.minimum(low, high), torch.maximum(low, high)
         if not arithmetic.unit:
             return low, high
-        return outward(low, high, self.rounded(arithmetic, largest((low, high)), largest(boxes[0])))
+        size = largest((low, high))
+        if self.scale is None:  # one rounding, relative to its own result
+            return outward(low, high, 2 * arithmetic.unit * size + 4 * arithmetic.tiny)
+        return outward(low, high, self.rounded(arithmetic, size, largest(boxes[0])))
 
     def moved(self, *errors: Tensor) -> Tensor:
         return errors[0] if self.scale is None else errors[0] * self.scale.abs() * UP

@@ -43,15 +43,15 @@ class _Distances(Operation):
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
         """At p = ∞ one difference rounds, and the largest is exact; otherwise powers, sums and roots round too."""
         if self.p == math.inf:
-            return 4 * arithmetic.unit * (size + sizes[0].max()) + 4 * arithmetic.tiny
+            return 4 * arithmetic.unit * size + 8 * arithmetic.tiny
         n = self.weight[0].numel()
         lost = (4 * n + 8) * arithmetic.tiny if self.p == 1 else math.sqrt((4 * n + 8) * arithmetic.tiny)
         own = 8 * arithmetic.gamma(n + 8) * (size + self.spread_of(sizes[0])) + lost
         return own.where(size.square() < arithmetic.largest / 4, math.inf)  # squares overflow
 
-    def spread_of(self, size: Tensor) -> float:
-        """A norm of the input: by how much its flushed entries count."""
-        return float(size.flatten().norm(p=self.p))
+    def spread_of(self, size: Tensor) -> Tensor:
+        """A norm of each input: by how much its flushed entries count."""
+        return torch.linalg.vector_norm(size.flatten(1), self.p, dim=1, keepdim=True)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

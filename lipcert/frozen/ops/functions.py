@@ -2,7 +2,7 @@
 
 A slope is the largest |f'| over all real numbers, for the parameters given. A function turns where it is neither rising
 nor falling; between its turning points it is monotone, so that it maps an interval onto that of its values at the ends
-and at the turning points in between.
+and at the turning points in between. What never turns rises.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ FUNCTIONS: dict[str, Function] = {
         "`scale`·x, below 0 `scale`·`alpha`·(exp(`input_scale`·x) − 1) (ELU, CELU, SELU)",
         lambda x, alpha, scale, input_scale: torch.ops.aten.elu(x, alpha, scale, input_scale),
         _elu_slope,
-        lambda alpha, scale, input_scale: (0.0,) if alpha < 0 else (),
+        lambda alpha, scale, input_scale: (0.0,) if alpha < 0 or scale < 0 else (),
         ("alpha", "scale", "input_scale"),
     ),
     "softplus": Function("log(1 + exp(`beta`·x))/`beta`", _softplus, parameters=("beta",)),
@@ -123,7 +123,7 @@ def bounds_between(name: str, low: Tensor, high: Tensor, parameters: tuple[Any, 
     """The smallest and the largest value over low ≤ x ≤ high, as far as rounding goes."""
     function = FUNCTIONS[name]
     ends = [function.evaluate(end, *parameters) for end in (low, high)]
-    if function.exact and not function.turns(*parameters):  # it rises, and so does what is computed
+    if not function.turns(*parameters) and not function.periodic:  # it rises
         return ends[0], ends[1]
     least, most = torch.minimum(*ends), torch.maximum(*ends)
     if function.periodic:
