@@ -28,8 +28,8 @@ def kept_whole(schema: str, shape: Callable[..., Any] | None = None) -> Callable
         operation = getattr(torch.ops.lipcert, name)
 
         @wraps(function)
-        def call(*arguments: Any) -> Any:
-            return operation(*arguments) if torch.compiler.is_exporting() else function(*arguments)
+        def call(*arguments: Any, **options: Any) -> Any:
+            return (operation if torch.compiler.is_exporting() else function)(*arguments, **options)
 
         return call
 

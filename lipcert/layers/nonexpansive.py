@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipcert.kernels.whole import kept_whole
+
 
 class _RowSum(torch.autograd.Function):
     """r(WWᵀ) of (..., m, n) matrices. Only one row of the Gram matrix attains the maximum, so the gradient is one outer
@@ -37,6 +39,7 @@ class _RowSum(torch.autograd.Function):
         return (signs.mT * top).scatter_add_(-2, at.expand(top.shape), signs @ w)
 
 
+@kept_whole('gram_bound(Tensor w, str gram="smaller") -> Tensor')
 def gram_bound(w: Tensor, gram: str = "smaller") -> Tensor:
     """b(W) ≥ ‖W‖₂² for (..., m, n) matrices, one number each (eq. 2).
 

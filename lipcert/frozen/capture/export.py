@@ -42,8 +42,7 @@ def export(module: nn.Module, shape: Shape, like: torch.dtype, known: Container[
     with _quietly(), torch.no_grad():
         try:
             program = torch.export.export(module, (images,), dynamic_shapes=batch, strict=False)
-            calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
-            if any(writes(target) or operation_name(target) not in known for target in calls):
+            if any(writes(node.target) for node in program.graph.nodes) or not covered(program, known):
                 program = program.run_decompositions({})
         except Exception as error:  # whatever a user's forward does, or torch.export makes of it
             raise Refused(f"{type(module).__name__} can't be captured: {reason(error)}") from None
@@ -54,6 +53,16 @@ def export(module: nn.Module, shape: Shape, like: torch.dtype, known: Container[
             "fixed function"
         )
     return program
+
+
+def covered(program: Any, known: Container[str]) -> bool:
+    """Whether all operations on what depends on the image are `known`; constants are computed by whatever it takes."""
+    inputs, reached = set(program.graph_signature.user_inputs), set()
+    for node in program.graph.nodes:
+        if node.name in inputs or reached & set(node.all_input_nodes):
+            reached.add(node)
+    calls = (node.target for node in reached if node.op == "call_function")
+    return all(operation_name(target) in known for target in calls)
 
 
 def writes(target: Any) -> bool:
