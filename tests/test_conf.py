@@ -73,7 +73,12 @@ def test_no_option_is_left_out_of_that():
     assert tried == {(group, name) for group, found in OPTIONS.items() for name in found}
 
 
-@pytest.mark.parametrize("model", names(CONF / "model"))
+LARGE = ("l2nnn_cifar", "l2nnn_resnet", "lmt_resnet", "parseval_resnet")  # seconds each, at their own depth
+
+
+@pytest.mark.parametrize(
+    "model", [pytest.param(m, marks=[pytest.mark.slow] if m in LARGE else []) for m in names(CONF / "model")]
+)
 def test_every_model_is_trained_and_certified_by_what_it_brings(model):
     config = composed(f"model={model}")
     dataset = build(config["dataset"])

@@ -25,6 +25,7 @@ SHAPES = [(1, 1, 1), (2, 3, 70), (33, 34, 2), (5, 2, 3)] + [(130, 10, 5120), (30
 
 
 @WITH_TRITON
+@pytest.mark.slow
 def test_in_the_interpreter():
     command = [sys.executable, "-m", "pytest", __file__, "-m", "gpu", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     numpy_says = ["-W", "ignore::RuntimeWarning"]  # of infinities that the kernels know how to deal with

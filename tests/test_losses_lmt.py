@@ -428,7 +428,7 @@ def state(run: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] if name in ("lmt", "parseval") else []) for name in TRAININGS],
+    [pytest.param(name, marks=[pytest.mark.slow] if name != "gloro" else []) for name in TRAININGS],
 )
 def test_stopped_in_training_and_resumed_it_ends_as_a_whole_one(capsys, tmp_path, monkeypatch, name):
     """The same weights and the same vectors, bit for bit, though it begins with vectors of its own."""

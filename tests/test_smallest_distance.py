@@ -188,6 +188,7 @@ def test_a_seed_decides_what_boundary_finds():
     assert (judge(exact, x, y, more, Norm.L2).distance < judge(exact, x, y, runs[0], Norm.L2).distance).all()
 
 
+@pytest.mark.slow
 def test_all_run_from_the_command_line_and_go_on_where_they_were_stopped(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert lipcert(capsys, "train", *TINY, *MORE, "output_dir=run").status == 0
