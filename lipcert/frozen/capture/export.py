@@ -57,7 +57,8 @@ def export(module: nn.Module, shape: Shape, like: torch.dtype, known: Container[
 
 def covered(program: Any, known: Container[str]) -> bool:
     """Whether all operations on what depends on the image are `known`; constants are computed by whatever it takes."""
-    inputs, reached = set(program.graph_signature.user_inputs), set()
+    inputs = set(program.graph_signature.user_inputs)
+    reached: set[torch.fx.Node] = set()
     for node in program.graph.nodes:
         if node.name in inputs or reached & set(node.all_input_nodes):
             reached.add(node)
