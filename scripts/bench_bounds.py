@@ -91,7 +91,7 @@ def bound(make: Callable[..., Any], shape: tuple[int, ...], goal: str) -> None:
         for _ in range(500):
             pairs = estimate(model)
     above = float((proved / pairs).nan_to_num(0.0).max())
-    print(f"{make.__name__}: bounds of all pairs of logits, up to {float(proved.max()):.6g}, in {seconds:.1f} s {goal}; "
+    print(f"{make.__name__}: bounds of all pairs of logits, up to {float(proved.max()):.6g}, {seconds:.1f} s {goal}; "
           f"at most {above:.4f} times what 500 power iterations a layer reach from below")  # fmt: skip
 
 
