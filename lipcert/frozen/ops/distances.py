@@ -193,6 +193,8 @@ class NearestNeighbour(Operation):
         """The search rounds: a point chosen may be farther than the nearest by √(its error in the squared distance)."""
         n = max(1, sizes[0].numel() // len(sizes[0]))
         longest = float(sizes[0].flatten(1).norm(dim=1).max()) + math.sqrt(n)
+        if not longest * longest < arithmetic.largest / 8:  # the squares of the search overflow
+            return torch.full((len(sizes[0]), self.classes), math.inf, dtype=sizes[0].dtype)
         squared = 2 * arithmetic.gamma(n + 8) * longest * longest + (8 * n + 16) * arithmetic.tiny
         local = math.sqrt(squared) + 8 * arithmetic.gamma(n + 8) * longest + 2e-15  # √1e-30 under the root: see there
         return torch.full((len(sizes[0]), self.classes), local * UP, dtype=sizes[0].dtype)
