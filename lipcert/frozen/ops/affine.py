@@ -122,9 +122,6 @@ class Affine(Operation):
             expect(broadcasts(constant.shape, shapes[0]), f"a constant of {tuple(constant.shape)} widens {shapes[0]}")
         return shapes[0]
 
-    def slopes(self) -> Tensor:
-        return (torch.ones(()) if self.scale is None else self.scale.abs()).expand(self.shape)
-
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
         (i,) = self.inputs
         if self.scale is None:
