@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,18 +17,20 @@ import lipcert.conf
 from lipcert.attacks.judge import judge
 from lipcert.certificates.interval import Interval
 from lipcert.certificates.pairwise import Pairwise
-from lipcert.cli import settings_of
+from lipcert.cli.choices import among, options
+from lipcert.cli.compose import settings_of
+from lipcert.commands import train as command
+from lipcert.configuration import build, check
 from lipcert.contracts import BoundCertificate, Kind, Norm
+from lipcert.evaluation.arithmetic import exact_arithmetic
+from lipcert.evaluation.load import read_network
 from lipcert.frozen import Network, file
 from lipcert.frozen import freeze as freeze_module
 from lipcert.frozen.lipschitz import Walk
 from lipcert.frozen.pairs import BOUNDS, pair_bounds
 from lipcert.frozen.report import layer_rows
-from lipcert.tasks import store
-from lipcert.tasks import train as task
-from lipcert.tasks.arithmetic import exact_arithmetic
-from lipcert.tasks.choices import among, options
-from lipcert.tasks.settings import build, check
+from lipcert.runs.directory import RunDirectory, is_run
+from lipcert.runs.layout import SUMMARY
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -201,7 +202,7 @@ def load(path: str | Path) -> CertifiedClassifier:
     (1, 8, 8)
     """
     folder = Path(path)
-    return CertifiedClassifier(store.read_network(folder) if (folder / store.CONFIG).exists() else file.load(folder))
+    return CertifiedClassifier(read_network(RunDirectory(folder)) if is_run(folder) else file.load(folder))
 
 
 def certify(
@@ -328,9 +329,9 @@ def train(*overrides: str) -> Run:
     (True, 10)
     """
     settings = settings_of("train", list(overrides))
-    task.run(**settings)
+    command.run(**settings)
     directory = Path(settings["resume"] or settings["output_dir"])
-    return Run(directory, json.loads((directory / store.SUMMARY).read_text()))
+    return Run(directory, RunDirectory(directory).read_json(SUMMARY))
 
 
 def known_norm(norm: str) -> Norm:

@@ -17,17 +17,6 @@ if TYPE_CHECKING:
     from lipcert.frozen import Network
 
 
-class CertificateBroken(Exception):
-    """An adversarial image lies within its certified radius: the certificate, or the network it was made for, is wrong.
-
-    The message names the image, the attack, the distance, the radius and the file that holds the counter-example.
-    """
-
-
-class RanksFailed(Exception):
-    """One of several ranks of a training ended with an error, which it has printed."""
-
-
 class Kind(StrEnum):
     """What a radius claims. Tables, plots and columns never mix kinds; only a PROOF may be called *certified*."""
 
@@ -139,25 +128,59 @@ class Attack(Protocol):
 
 
 class CertificateRow(NamedTuple):
-    """One line of certificates.csv: one test image."""
+    """One line of certificates.csv: what one certificate says of one image.
 
+    split             "test", "val" or "train"
+    index             of the image in its split
+    norm              of the radius: l2, linf or l1
+    certificate       the label of the certificate, which names its parameters where they are not the usual ones
+    kind              what the radius claims: proof, statistical or nominal
+    label, prediction classes
+    margin            the label's logit minus the largest other one
+    radius            in pixels of [0, 1], 0 where the prediction is wrong
+    lipschitz_radius  what a Lipschitz bound of the whole network proves of the image, where `radius` is from elsewhere
+    """
+
+    split: str
     index: int  # type: ignore[assignment]
+    norm: str
+    certificate: str
+    kind: str
     label: int
     prediction: int
     margin: float
     radius: float
-    kind: str
-    lipschitz_radius: float | None = None  # where `radius` is not itself from the network's Lipschitz bound
+    lipschitz_radius: float | None = None
 
 
 class AttackRow(NamedTuple):
-    """One line of attacks.csv: one test image under one attack at one eps (None: smallest distance found).
+    """One line of attacks.csv: one image under one attack at one eps (None: the smallest distance that it found).
 
-    `distance` is in the attack's norm, 0 where the clean image is misclassified, inf where the attack failed.
+    `norm` is the attack's and that of `distance`, which is 0 where the clean image is misclassified, and inf where the
+    attack failed.
     """
 
+    split: str
     index: int  # type: ignore[assignment]
+    norm: str
     attack: str
     eps: float | None
     success: bool
     distance: float
+
+
+class StabilityRow(NamedTuple):
+    """One line of stability.csv: how steep the network is at one test image. These are no bounds.
+
+    loss           the cross-entropy
+    loss_gradient  the l2 norm of its gradient, per pixel of [0, 1], as the next two are
+    jacobian       the spectral norm of the logits' Jacobian
+    jacobian_rows  the l2 norm of its longest row: of the gradient of the steepest logit
+    """
+
+    split: str
+    index: int  # type: ignore[assignment]
+    loss: float
+    loss_gradient: float
+    jacobian: float
+    jacobian_rows: float

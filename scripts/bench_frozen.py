@@ -18,10 +18,10 @@ import lipcert.conf
 import torch
 
 from lipcert.certificates.pairwise import Pairwise
-from lipcert.cli import settings_of
+from lipcert.cli.compose import settings_of
+from lipcert.configuration import build
+from lipcert.evaluation.arithmetic import exact_arithmetic
 from lipcert.frozen import freeze
-from lipcert.tasks.arithmetic import exact_arithmetic
-from lipcert.tasks.settings import build
 
 
 def paired(a: Callable[[], object], b: Callable[[], object], runs: int = 9) -> str:

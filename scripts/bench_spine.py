@@ -18,12 +18,12 @@ from torchvision import datasets, transforms
 from lipcert.certificates.pairwise import Pairwise
 from lipcert.datasets import batches
 from lipcert.datasets.mnist import mnist
+from lipcert.evaluation.arithmetic import exact, exact_arithmetic
+from lipcert.evaluation.certify import certify_images
 from lipcert.frozen import freeze
 from lipcert.losses.l2nnn import L2NNNLoss
 from lipcert.models.l2nnn import L2NNN
 from lipcert.optimizers.muon import Muon
-from lipcert.tasks.arithmetic import exact, exact_arithmetic
-from lipcert.tasks.certify import certify_images
 
 SHAPE = (1, 28, 28)
 
@@ -79,7 +79,7 @@ def main(data_dir: str) -> None:
 
     def certify() -> None:
         with exact_arithmetic():
-            list(certify_images(Pairwise()(network), data.test, "cpu", 500))
+            list(certify_images(Pairwise()(network), data.test, "pairwise", "cpu", 500))
 
     def forward() -> None:
         with exact_arithmetic():

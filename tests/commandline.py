@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from lipcert import cli
+from lipcert.cli import main
+from lipcert.contracts import AttackRow, CertificateRow
+from lipcert.runs.directory import RunDirectory
+from lipcert.runs.layout import ATTACKS, CERTIFICATES
 
 TINY = ("attack=none", "dataset.subset=100", "schedule.epochs=1")
 
@@ -16,16 +19,16 @@ class Told(NamedTuple):
     err: str
 
 
-def lipcert(capsys, task: str, *arguments: object) -> Told:
+def lipcert(capsys, command: str, *arguments: object) -> Told:
     capsys.readouterr()
-    status = cli.run(task, [str(a) for a in arguments])
+    status = main.run(command, [str(a) for a in arguments])
     return Told(status, *capsys.readouterr())
 
 
-def refused(capsys, task: str, *arguments: object, leaves: tuple[Path, ...] = ()) -> str:
+def refused(capsys, command: str, *arguments: object, leaves: tuple[Path, ...] = ()) -> str:
     """The one line that a refused command prints; asserts that it is one, on stderr, and that nothing was touched."""
     before = snapshot(Path(), *leaves)
-    told = lipcert(capsys, task, *arguments)
+    told = lipcert(capsys, command, *arguments)
     assert told.status == 2, told
     assert told.err.startswith("lipcert: ") and told.err.count("\n") == 1, told.err
     assert snapshot(Path(), *leaves) == before
@@ -40,5 +43,13 @@ def snapshot(*folders: Path) -> dict[Path, tuple[int, int]]:
 
 def elsewhere(*arguments: object, **options) -> subprocess.CompletedProcess:
     """The command in a process of its own."""
-    command = [sys.executable, "-m", "lipcert.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "lipcert.cli.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+
+def certified(run: Path) -> list[CertificateRow]:
+    return RunDirectory(run).read_rows(CERTIFICATES, CertificateRow)
+
+
+def attacked(run: Path) -> list[AttackRow]:
+    return RunDirectory(run).read_rows(ATTACKS, AttackRow)

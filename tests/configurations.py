@@ -1,7 +1,5 @@
 """Configurations as tests use them: composed as the command line composes them, and built small."""
 
-import os
-import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -9,24 +7,33 @@ import lipcert.conf
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
-from lipcert.tasks.settings import build, check, plain
+from lipcert.configuration import build, check, plain
 
 CONF = Path(lipcert.conf.__path__[0])
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 NARROW = {"hidden": 8, "shared_width": 8, "branch_width": 4, "width": 4}  # so that deep networks build in no time
+CLASSES = {"tiny_imagenet": 200, "cifar100": 100}
 SHAPES = {
     "digits": (1, 8),
     "mnist": (1, 28),
     "fashion_mnist": (1, 28),
     "cifar10": (3, 32),
+    "cifar100": (3, 32),
     "tiny_imagenet": (3, 64),
     "svhn": (3, 32),
 }
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+    """The options of a group, or of a group's folder; parts of others (_name) are none."""
+    return sorted(path.stem for path in folder.glob("*.yaml") if not path.stem.startswith("_"))
+
+
+def recipes() -> list[str]:
+    """All values of `experiment=` but those that are laid over another."""
+    folder = CONF / "experiment"
+    found = (f"{paper.name}/{name}" for paper in folder.iterdir() for name in names(paper))
+    return sorted(set(found) - {"tulip/released"})
 
 
 def kind(node: dict) -> str:
@@ -50,7 +57,7 @@ def shape(config: dict) -> tuple[int, int, int]:
 
 def built(config: dict) -> tuple:
     """Model (a narrow one), loss, optimizer and schedule, the schedule applied from the first step to the last."""
-    classes = 200 if kind(config["dataset"]) == "tiny_imagenet" else 10
+    classes = CLASSES.get(kind(config["dataset"]), 10)
     narrow = {key: width for key, width in NARROW.items() if isinstance(config["model"].get(key), int)}
     if "halving" in config["model"]:
         narrow["channels"] = [2 for _ in config["model"]["channels"]]
@@ -76,20 +83,3 @@ def changes(old: dict, new: dict) -> dict:
     """What `new` says otherwise than `old`, or does not say (None), by dotted key."""
     before, after = flat(old), flat(new)
     return {key: after.get(key) for key in {**before, **after} if before.get(key, ...) != after.get(key, ...)}
-
-
-def calls(script: str, folder: Path) -> list[tuple[str, dict[str, str], list[str]]]:
-    """What a script of scripts/ asks of `lipcert`, which only writes it down: task, keys and other arguments."""
-    stub, log = folder / "bin" / "lipcert", folder / "log"
-    stub.parent.mkdir()
-    stub.write_text('#!/bin/sh\nprintf "%s\\t" "$@" >> "$LOG"\necho >> "$LOG"\n')
-    stub.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{stub.parent}:{os.environ['PATH']}", "LOG": str(log)}
-    command = ["bash", str(SCRIPTS / script), "DATA", "OUT"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = [line.strip().split("\t") for line in log.read_text().splitlines()]
-    return [
-        (task, dict(a.partition("=")[::2] for a in rest if "=" in a), [a for a in rest if "=" not in a])
-        for task, *rest in lines
-    ]

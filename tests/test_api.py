@@ -1,6 +1,5 @@
 """The Python API: examples run, what comes back is of the library that was given, and the commands agree with it."""
 
-import csv
 import doctest
 import inspect
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commandline import certified
 from commandline import lipcert as command
 from torch import nn
 
@@ -15,7 +15,8 @@ import lipcert
 from lipcert import api
 from lipcert.contracts import Kind, Norm
 from lipcert.datasets import batches
-from lipcert.tasks import arithmetic, certify
+from lipcert.evaluation.arithmetic import exact
+from lipcert.evaluation.load import load_run
 
 SHAPE = (1, 8, 8)
 RUN = ("dataset.subset=200", "schedule.epochs=2", "attack=none", "trainer=cpu")
@@ -150,7 +151,7 @@ WRONG = {
     "norm": (lambda net: lipcert.freeze(nn.Flatten(), (4,), "l3"), "`norm` must be one of l2, linf, l1, got 'l3'"),
     "bound": (lambda net: lipcert.lipschitz_bound(nn.Flatten(), (4,), "l3"), "`norm` must be one of l2, linf, l1, got"),
     "layer": (lambda net: lipcert.freeze(nn.LayerNorm(4), (4,)), "layer normalisation divides by"),
-    "no module": (lambda net: lipcert.freeze(torch.relu, (4,)), "`freeze` takes a torch.nn.Module, got "),
+    "no module": (lambda net: lipcert.freeze(torch.relu, (4,)), "`freeze` takes a torch.nn.Module, not "),
     "folder": (lambda net: lipcert.load("nowhere"), "nowhere"),
     "override": (lambda net: lipcert.train("sed=1"), "`sed` is not a key of `lipcert train`; did you mean `seed`?"),
     "value": (lambda net: lipcert.train("seed=a"), "`seed` must be int, got 'a'"),
@@ -180,13 +181,12 @@ def test_a_run_a_saved_folder_and_what_is_loaded_are_one(run):
 
 def test_radii_are_those_of_the_runs_certificates(run):
     """To the bit: it is the same network, the same certificate and the same images."""
-    _, _, dataset = certify.load_run(run)
-    x, y = next(iter(batches(dataset.test, len(dataset.test), device="cpu")))
-    rows = list(csv.DictReader((run / "certificates.csv").read_text().splitlines()))
-    verdict = lipcert.load(run).certify(arithmetic.exact(x), y)
-    assert verdict.prediction.tolist() == [int(row["prediction"]) for row in rows]
-    assert verdict.margin.tolist() == [float(row["margin"]) for row in rows]
-    assert verdict.radius.tolist() == [float(row["radius"]) for row in rows]
+    test = load_run(run).dataset.test
+    x, y = next(iter(batches(test, len(test), device="cpu")))
+    verdict, rows = lipcert.load(run).certify(exact(x), y), certified(run)
+    assert verdict.prediction.tolist() == [row.prediction for row in rows]
+    assert verdict.margin.tolist() == [row.margin for row in rows]
+    assert verdict.radius.tolist() == [row.radius for row in rows]
     assert (verdict.radius > 0).any()
 
 

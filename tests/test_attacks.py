@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lipcert.attacks.adapter import descent, rescaled
+from lipcert.attacks.batch import rescaled
 from lipcert.attacks.boundary import BoundaryL2
 from lipcert.attacks.carlini_wagner import CarliniWagnerL2
 from lipcert.attacks.deep_fool import DeepFoolL2
@@ -197,13 +197,12 @@ def test_deep_fool_returns_the_clean_image_where_it_fails():
     assert torch.equal(DeepFoolL2(steps=3)(Constant().eval(), x, torch.zeros_like(y)), x)
 
 
-def test_rescaling_keeps_the_answer_and_the_gradient_of_huge_and_tiny_logits(norm):
+def test_rescaling_keeps_the_answer_and_the_scale_of_huge_and_tiny_logits():
     logits = torch.randn(50, 7, dtype=torch.float64)
     for scale in (1e-9, 1.0, 1e9):
         assert torch.allclose(rescaled(scale * logits, 4.0), rescaled(logits, 4.0))
     assert torch.equal(rescaled(logits, 4.0).argsort(1), logits.argsort(1))
     assert rescaled(torch.zeros(2, 3), 4.0).isfinite().all()
-    assert descent(norm) is descent(norm)
 
 
 @pytest.mark.parametrize(

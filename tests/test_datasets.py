@@ -1,5 +1,6 @@
 """Every loader on small files in its format that the tests write; the keys they share; what they refuse."""
 
+import contextlib
 import functools
 import gzip
 import hashlib
@@ -24,8 +25,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torchvision import datasets as tv
 
+from lipcert.configuration import check
 from lipcert.datasets import download, tiny_imagenet
-from lipcert.datasets.assemble import Options
 from lipcert.datasets.batching import batches
 from lipcert.datasets.cifar10 import cifar10
 from lipcert.datasets.cifar100 import cifar100
@@ -34,8 +35,10 @@ from lipcert.datasets.fashion_mnist import fashion_mnist
 from lipcert.datasets.image_folder import image_folder
 from lipcert.datasets.mnist import mnist
 from lipcert.datasets.npz import npz
+from lipcert.datasets.options import Options
 from lipcert.datasets.sampling import in_proportion, in_turns, stream
 from lipcert.datasets.svhn import svhn
+from lipcert.parts import parts
 
 CONF = Path(__file__).parents[1] / "conf" / "dataset"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -54,8 +57,14 @@ TARGETS = {
 
 def configured(name, data_dir, **keys):
     """The data set as `lipcert` builds it from its yaml."""
-    own = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), keys)
-    return instantiate(OmegaConf.create({"data_dir": str(data_dir), "seed": 0, "own": own}).own, _convert_="all")
+    return instantiate(configuration(name, data_dir, **keys), _convert_="all")
+
+
+def configuration(name, data_dir, **keys):
+    own = OmegaConf.merge(OmegaConf.load(CONF / "_base.yaml"), OmegaConf.load(CONF / f"{name}.yaml"), keys)
+    del own["defaults"]
+    whole = OmegaConf.create({"data_dir": str(data_dir), "seed": 0, "dataset": own})
+    return OmegaConf.to_container(whole, resolve=True)["dataset"]
 
 
 def refused(match, call, *args, **keys):
@@ -240,11 +249,11 @@ def test_the_real_mnist():
 
 def test_every_yaml_gives_radii_and_no_path_of_this_machine():
     for path in CONF.glob("*.yaml"):
-        text = path.read_text()
-        radii = OmegaConf.load(path).eps
-        assert radii and all(radius > 0 for radius in radii), path
-        assert ": /" not in text, path
-    assert list(OmegaConf.load(CONF / "cifar10.yaml").eps) == [36 / 255, 72 / 255, 108 / 255]
+        assert ": /" not in path.read_text(), path
+        if path.stem != "_base":
+            radii = configuration(path.stem, "data")["eps"]
+            assert radii and all(radius > 0 for radius in radii), path
+    assert configuration("cifar10", "data")["eps"] == [36 / 255, 72 / 255, 108 / 255]
 
 
 @pytest.mark.parametrize(("val_size", "count"), [(0, 0), (100, 100), (0.25, 360), (1437, 1437)])
@@ -369,16 +378,18 @@ def test_npz_takes_either_layout_and_floats_that_are_pixels(layout, convert, tmp
 
 
 BAD_KEYS = {
-    "val_size": [-1, 1.0, 1438, 5000, "many", None],
-    "subset": [0, -3, 1439, 0.5],
-    "label_noise": [-0.1, 1.1, float("nan"), "half"],
-    "seed": [-1, 0.5, "one"],
-    "crop": [0, 9, 2.5],
-    "epochs": [-1, 1.5],
+    "val_size": [-1, 1.0, 1438, 5000, "many", None, float("nan"), float("inf")],
+    "subset": [0, -3, 1439, 0.5, "all"],
+    "label_noise": [-0.1, 1.1, float("nan"), "half", None],
+    "seed": [-1, 0.5, "one", None, 2**63, 2**64],
+    "crop": [0, 9, 2.5, [6]],
     "data_dir": [None, 3],
-    "workers": [-1],
-    "eps": [[-0.1], [float("nan")], [float("inf")], ["far"]],
-    "augment": [[torch.nn.Identity()], ["flip"]],
+    "workers": [-1, None],
+    "eps": [[-0.1], [float("nan")], [float("inf")], ["far"], [None], 0.3, "0.3"],
+    "eps_linf": [[-0.1], [None], 0.3],
+    "mean": [["dark"], [float("inf")], 0.5],
+    "std": [0, -1, "wide", float("nan")],
+    "augment": [[torch.nn.Identity()], ["flip"], 3],
 }
 
 
@@ -387,10 +398,24 @@ def test_a_wrong_value_is_refused_by_its_key(key, value):
     refused(f"`dataset.{key}`", digits, **{key: value})
 
 
+def test_the_largest_seed_is_a_seed():
+    assert len(digits(seed=2**63 - 1, val_size=10, label_noise=0.5).val) == 10
+
+
+@pytest.mark.parametrize("name", [*WRITERS, "digits"])
+def test_a_configuration_is_checked_against_all_keys_of_its_data_set(name):
+    whole = configuration(name, "data")
+    check(whole, "dataset")
+    refused("`dataset.val_sise` is not a key of .*`val_size`", check, whole | {"val_sise": 2}, "dataset")
+    refused("`dataset.epochs` is not a key", check, whole | {"epochs": 2}, "dataset")
+    refused("`dataset.seed` must be int", check, whole | {"seed": "one"}, "dataset")
+    refused("`dataset.eps` must be a list of float", check, whole | {"eps": [None]}, "dataset")
+
+
 def test_wrong_values_are_refused_before_anything_is_read():
     refused("`dataset.label_noise`", mnist, data_dir="/nowhere", label_noise=2)
-    refused("`dataset.val_sise` .*`val_size`", mnist, data_dir="/nowhere", val_sise=2)
-    refused("`dataset.q` .*label_noise", svhn, data_dir="/nowhere", q=0)
+    with pytest.raises(TypeError, match="val_sise"):
+        mnist(data_dir="/nowhere", val_sise=2)
     assert str(Options(data_dir="~/x").root).startswith(str(Path.home()))
 
 
@@ -404,13 +429,27 @@ def test_missing_files_offline_are_one_line_that_names_them(name, tmp_path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(tv.MNIST, "mirrors", [f"http://127.0.0.1:{silent.getsockname()[1]}/"])
-        monkeypatch.setattr(download, "PATIENCE", 0.3)
+@pytest.mark.parametrize("silent", ["server", "name look-up"])
+def test_where_nothing_answers_is_given_up(silent, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "PATIENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(tv.MNIST, "mirrors", [f"http://127.0.0.1:{server.getsockname()[1]}/"])
+        if silent == "name look-up":
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *args: time.sleep(5))
         started = time.monotonic()
-        refused("MNIST/raw/train-images-idx3-ubyte.*no answer", mnist, data_dir=tmp_path)
-        assert time.monotonic() - started < 2
+        refused("MNIST/raw/train-images-idx3-ubyte.*no answer", mnist, data_dir=tmp_path / "new")
+        assert time.monotonic() - started < 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_can_not_send_a_request(monkeypatch):
+    """What downloads is no part that a configuration may name; and plain data is no `Path`, without which it fails."""
+    sent = []
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *args, **keys: sent.append(args))
+    for files in (["x"], []):
+        with contextlib.suppress(TypeError, AttributeError):
+            download.provide("here", files, [["x", "http://127.0.0.1:9/", "0"]])
+    assert not sent and not any("download" in part for part in parts())
 
 
 @pytest.fixture
@@ -429,6 +468,9 @@ def server(tmp_path):
         serving.shutdown()
 
 
+WRITTEN = [f"{part}-{kind}-ubyte" for part in ("t10k", "train") for kind in ("images-idx3", "labels-idx1")]
+
+
 def test_what_is_missing_is_downloaded(server, tmp_path, monkeypatch):
     served, address = server
     (images, _), _ = write_idx(tmp_path, monkeypatch)
@@ -440,9 +482,32 @@ def test_what_is_missing_is_downloaded(server, tmp_path, monkeypatch):
     monkeypatch.setattr(tv.MNIST, "mirrors", [address])
     monkeypatch.setattr(tv.MNIST, "resources", resources)
     assert np.array_equal(mnist(data_dir=tmp_path / "new").train.images.numpy(), images)
-    assert socket.getdefaulttimeout() is None  # the download had one of its own
+    assert sorted(path.name for path in (tmp_path / "new").rglob("*") if path.is_file()) == sorted(WRITTEN)
+    (tmp_path / "new" / "MNIST" / "raw" / WRITTEN[1]).unlink()
     (served / resources[0][0]).write_bytes(b"not what it was")
-    refused("downloading failed .*corrupt", mnist, data_dir=tmp_path / "newer")
+    assert len(mnist(data_dir=tmp_path / "new").train) == TRAIN  # only what is missing is downloaded
+    (served / resources[3][0]).write_bytes(b"not what it was")
+    refused("downloading failed .*MD5", mnist, data_dir=tmp_path / "newer")
+    assert not (tmp_path / "newer").exists()
+
+
+def test_an_interrupted_download_leaves_nothing(server, tmp_path, monkeypatch):
+    served, address = server
+    (served / "train-images-idx3-ubyte.gz").write_bytes(bytes(1000))
+    monkeypatch.setattr(tv.MNIST, "mirrors", [address])
+    sizes = []
+
+    def interrupted(path, digest):
+        if path.exists():
+            sizes.append(path.stat().st_size)
+            raise KeyboardInterrupt
+        return False
+
+    monkeypatch.setattr(download, "check_integrity", interrupted)
+    (tmp_path / "new").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        mnist(data_dir=tmp_path / "new")
+    assert sizes == [1000] and list((tmp_path / "new").iterdir()) == []
 
 
 def test_tiny_imagenet_is_downloaded_whole(server, tmp_path, monkeypatch):
@@ -454,7 +519,7 @@ def test_tiny_imagenet_is_downloaded_whole(server, tmp_path, monkeypatch):
     root = tmp_path / "new"
     read = tiny_imagenet.tiny_imagenet(data_dir=root).train.images
     assert sorted(image.numpy().tobytes() for image in read) == sorted(image.tobytes() for image in train[0])
-    assert sorted(path.name for path in root.iterdir()) == ["tiny-imagenet-200", "tiny-imagenet-200.zip"]
+    assert [path.name for path in root.iterdir()] == ["tiny-imagenet-200"]
 
 
 def test_an_archive_that_lies_there_needs_no_network(tmp_path, monkeypatch):
@@ -500,12 +565,14 @@ def test_files_that_do_not_fit_together_are_refused(tmp_path, monkeypatch):
     labels.write_bytes(struct.pack(">2i", 0x801, 3) + bytes(3))
     refused("40 images but 3 labels", mnist, data_dir=tmp_path)
     labels.write_bytes(struct.pack(">2i", 0x801, TRAIN) + bytes(range(TRAIN)))
-    refused("mnist: the training set has labels from 0 to 39, but 10 classes", mnist, data_dir=tmp_path)
+    refused("the training set of mnist has labels from 0 to 39, but 10 classes", mnist, data_dir=tmp_path)
+    labels.write_bytes(struct.pack(">2i", 0x801, TRAIN) + bytes(TRAIN))
+    refused("all training images of mnist have one label", mnist, data_dir=tmp_path)
     for kind in ("images-idx3", "labels-idx1"):
         sizes = (0, 28, 28) if kind == "images-idx3" else (0,)
         header = struct.pack(f">{1 + len(sizes)}i", 0x800 + len(sizes), *sizes)
         (tmp_path / "MNIST" / "raw" / f"t10k-{kind}-ubyte").write_bytes(header)
-    refused("t10k.*corrupt|empty", mnist, data_dir=tmp_path)
+    refused("t10k.*damaged", mnist, data_dir=tmp_path)
 
 
 PIXELS = np.zeros((TRAIN, 6, 6, 3), np.uint8)
@@ -517,14 +584,19 @@ BAD_ARRAYS = {
     "integers from -1": {"x_train": PIXELS.astype(int) - 1},
     "must hold numbers": {"x_train": PIXELS.astype(bool)},
     "Object arrays": {"x_train": PIXELS.astype(object)},
-    "where the channels are": {"x_train": np.zeros((TRAIN, 3, 6, 3), np.uint8)},
+    "which axis has the channels": {"x_train": np.zeros((TRAIN, 3, 6, 3), np.uint8)},
     "3 or 4 axes": {"x_train": np.zeros((TRAIN, 6), np.uint8)},
     "x_train is empty": {"x_train": PIXELS[:0], "y_train": np.arange(0)},
     "40 images but 3 labels": {"y_train": np.arange(3)},
     "must hold integers": {"y_test": np.linspace(0, 1, TEST)},
     "labels from -1 to 3": {"y_train": np.arange(TRAIN) % 5 - 1},
+    "must hold integers, got timedelta": {"y_train": np.zeros(TRAIN, "m8[s]")},
+    "has no label 0, but labels reach 4.*`dataset.num_classes=5`": {"y_train": np.arange(TRAIN) % 4 + 1},
+    "has no label 3, but": {"y_train": np.arange(TRAIN) % 3},  # the test set has it
+    "has no label 1, but labels reach 4611686018427387904": {"y_train": np.arange(TRAIN) % 2 * 2**62},
+    "has 1 class, and a classifier needs 2": {"y_train": np.zeros(TRAIN, int), "y_test": np.zeros(TEST, int)},
     "lacks the array y_test": {"y_test": None},
-    r"shape \(1, 6, 6\), the training images \(3, 6, 6\)": {"x_test": np.zeros((TEST, 6, 6), np.uint8)},
+    r"shape \(1, 6, 6\), but the training images \(3, 6, 6\)": {"x_test": np.zeros((TEST, 6, 6), np.uint8)},
 }
 
 
@@ -540,7 +612,12 @@ def test_npz_refuses_bad_keys(tmp_path, monkeypatch):
     refused("`dataset.path`", npz)
     refused("not a file", npz, path=str(tmp_path / "absent.npz"))
     refused("`dataset.layout`", npz, path=file, layout="CHW")
+    refused("`dataset.path`", npz, path=3)
+    refused("`dataset.num_classes`", npz, path=file, num_classes=1)
+    refused("`dataset.num_classes`", npz, path=file, num_classes="4")
+    refused("has 100000 classes, and", npz, path=file, num_classes=100_000)
     refused("labels from 0 to 3, but 2 classes", npz, path=file, num_classes=2)
+    assert npz(path=file, num_classes=7).num_classes == 7  # whoever says so may have classes without images
 
 
 def test_image_folder_refuses_what_is_not_one(tmp_path, monkeypatch):
@@ -566,14 +643,28 @@ def test_image_folder_refuses_what_is_not_one(tmp_path, monkeypatch):
     call("class 'class 9' that the training folder lacks", path=str(tmp_path))
     shutil.rmtree(tmp_path / "test")
     (tmp_path / "test" / "class 1").mkdir(parents=True)
-    call("test set is empty", path=str(tmp_path))
+    call("test set of image_folder is empty", path=str(tmp_path))
+
+
+def test_an_image_folder_needs_training_images_of_two_classes_and_of_each(tmp_path, monkeypatch):
+    write_folder(tmp_path, monkeypatch)
+    (tmp_path / "train" / "class 4").mkdir()
+    refused("the class 'class 4' of image_folder has no training images", image_folder, path=str(tmp_path))
+    for number in range(1, 5):
+        shutil.rmtree(tmp_path / "train" / f"class {number}")
+        shutil.rmtree(tmp_path / "test" / f"class {number}", ignore_errors=True)
+    refused("image_folder has 1 class, and a classifier needs 2", image_folder, path=str(tmp_path))
 
 
 def test_tiny_imagenet_refuses_unknown_classes(tmp_path, monkeypatch):
     write_tiny(tmp_path, monkeypatch)
     annotations = tmp_path / "tiny-imagenet-200" / "val" / "val_annotations.txt"
-    for text in ("val_0.JPEG\tn99\t0\t0\t9\t9\n", "val_0.JPEG\n"):
+    for text in ("val_0.JPEG\tn99\t0\t0\t9\t9\n", "val_0.JPEG\n", "../../x.JPEG\tn01\n"):
         annotations.write_text(text)
-        refused("val_annotations.txt, line 1: '.*' is no class", tiny_imagenet.tiny_imagenet, data_dir=tmp_path)
+        refused(
+            "val_annotations.txt, line 1: '.*' is no file name and a class",
+            tiny_imagenet.tiny_imagenet,
+            data_dir=tmp_path,
+        )
     annotations.write_text("")
-    refused("test set is empty", tiny_imagenet.tiny_imagenet, data_dir=tmp_path)
+    refused("test set of tiny_imagenet is empty", tiny_imagenet.tiny_imagenet, data_dir=tmp_path)

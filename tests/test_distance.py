@@ -161,7 +161,7 @@ def test_each_norm_has_its_own_bounds():
     assert distance.constant(1, torch.tensor([True, False])) == pytest.approx(1)
     pool = freeze(nn.Sequential(NormPool2d(2), nn.Flatten()), (1, 4, 4), "linf")
     assert Walk(pool, Norm.LINF).constant(2) == pytest.approx(2)  # of four entries
-    with pytest.raises(ValueError, match="this model is for l2"):
+    with pytest.raises(ValueError, match="this model is certified in l2"):
         Interval()(freeze(nn.Sequential(nn.Flatten(), nn.Linear(2, 2)), PLANE))
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from commandline import TINY, elsewhere, lipcert, refused
 
-from lipcert import contracts, training
-from lipcert.tasks.errors import told
+from lipcert.errors import CertificateBroken
+from lipcert.cli.messages import message
+from lipcert.training.module import Training
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +31,7 @@ WRITTEN = [
     ("modle=l2nnn", "`modle` is not a key of `lipcert train`; did you mean `model`?"),
     ("schedule.epoch=1", "`schedule.epoch` is not a key of `lipcert train`; did you mean `schedule.epochs`?"),
     ("loss=l2nnn +loss.omgea=1", "`loss.omgea` is not a key of L2NNNLoss; did you mean `omega`?"),
-    ("+dataset.vall_size=1", "`dataset.vall_size` is not a key of this data set: did you mean `val_size`?"),
+    ("+dataset.vall_size=1", "`dataset.vall_size` is not a key of digits; did you mean `val_size`?"),
     ("+optimizer.rl=1", "`optimizer.rl` is not a key of "),
     ("+trainer.device=1", "`trainer.device` is not a key of conf/trainer; did you mean `devices`?"),
     ("~schedule.lr.drives", "`schedule.lr.drives` must be given: Cosine needs it"),
@@ -42,8 +43,8 @@ WRITTEN = [
     ("data_dir=${nowhere}", "`data_dir` has no value: Interpolation key 'nowhere' not found"),
     ("mnist", "`mnist` is not of the form key=value"),
     ("--config-dri=x", "`--config-dri=x` is not a flag; did you mean `--config-dir`?"),
-    ("--cfg jobs", "`--cfg jobs`: there is no such choice; did you mean `job`?"),
-    ("--config-dir", "`--config-dir` needs a value"),
+    ("--cfg jobs", "`--cfg/-c`: invalid choice: 'jobs' (choose from 'job', 'hydra', 'all')"),
+    ("--config-dir", "`--config-dir/-cd`: expected one argument"),
     ("--config-dir nowhere", "nowhere' not found"),
     ("optimizer=adam optimizer.lr=abc", "`optimizer.lr` must be float, got 'abc'"),
     ("optimizer=adam optimizer.lr=null", "`optimizer.lr` must be float, got None"),
@@ -57,17 +58,17 @@ WRITTEN = [
     ("+seed=1", "An item is already at 'seed'"),
     ("~foo", "'foo' does not exist"),
     ("loss=cross_entropy loss.adversary=pgd", "`loss.adversary` must be a node with a `_target_` or null, got 'pgd'"),
-    ("dataset.val_size=abc", "`dataset.val_size` must be a count from 0 or a fraction below 1, got 'abc'"),
-    ("dataset.subset=x", "`dataset.subset` must be a positive integer or null, got 'x'"),
-    ("eps=[0.1,-1]", "`eps` must be at least 0, got [0.1, -1]"),
-    ("eps=[nan]", "`eps` must be at least 0, got [nan]"),
+    ("dataset.val_size=abc", "`dataset.val_size` must be float, got 'abc'"),
+    ("dataset.subset=x", "`dataset.subset` must be int or null, got 'x'"),
+    ("eps=[0.1,-1]", "`eps` must be radii from 0, got [0.1, -1]"),
+    ("eps=[nan]", "`eps` must be radii from 0, got [nan]"),
     ("eps=-1", "`eps` must be a list of float, got -1"),
     ("attack=pgd_l2 attack.eps=[-1]", "`attack.eps`"),
     ("model=convnet model.channels=[8,8,8,8,8]", "does not survive"),
     ("optimizer=adam optimizer.lr=-1", "`optimizer`: torch.optim.Adam refuses this (Invalid learning rate: -1)"),
     ("optimizer=sgd optimizer.momentum=-1", "`optimizer`: torch.optim.SGD refuses this (Invalid momentum value: -1)"),
-    ("schedule.lr.drives=optimizer.foo", "`schedule.lr` drives optimizer.foo, which this one has not"),
-    ("schedule.lr.drives=model.foo", "`schedule.lr` drives model.foo, which this model has not"),
+    ("schedule.lr.drives=optimizer.foo", "`schedule.lr` drives optimizer.foo, which this optimizer does not have"),
+    ("schedule.lr.drives=model.foo", "`schedule.lr` drives model.foo, which this model does not have"),
     ("schedule.epochs=-1", "`schedule.epochs` must be at least 0, got -1"),
     ("schedule.early_stopping=3 dataset.val_size=0", "`schedule.early_stopping` needs a validation set"),
     ("trainer.devices=1000", "`trainer.devices`=1000 is more than this machine has"),
@@ -80,7 +81,7 @@ WRITTEN = [
     ("output_dir=file", "`output_dir`: file is a file"),
     ("output_dir=there", "`output_dir`: there already exists; give another, or go on by resume=there"),
     ("-m seed=1,2 output_dir=there", "`output_dir`: there already exists; a sweep needs a directory of its own"),
-    ("dataset=npz", "`dataset.path` must name an .npz file"),
+    ("dataset=npz", "`dataset.path` must be a file with x_train, y_train, x_test, y_test, got None"),
     ("dataset=npz dataset.path=nowhere.npz", "nowhere.npz is not a file: set `dataset.path=`"),
     ("dataset=image_folder dataset.path=nowhere", "nowhere/train is not a folder"),
 ]
@@ -102,8 +103,8 @@ def test_a_batch_is_shared_evenly(capsys):
     assert "`schedule.batch_size` must be a multiple of the 2 ranks that share it, got 129" in line
 
 
-def test_what_is_written_wrongly_for_other_tasks(capsys):
-    assert refused(capsys, "trian").startswith("`trian` is not a task; did you mean `train`?")
+def test_what_is_written_wrongly_for_other_commands(capsys):
+    assert refused(capsys, "trian").startswith("`trian` is not a command; did you mean `train`?")
     assert refused(capsys, "certify").startswith("`run` must be given")
     assert refused(capsys, "certify", "outputs/1").endswith("did you mean run=outputs/1?")
     assert "`run`: missing is not a run's directory" in refused(capsys, "certify", "run=missing")
@@ -132,7 +133,7 @@ def test_a_diverging_loss_stops_training_and_keeps_the_last_good_checkpoint(caps
 
 def test_weights_that_the_last_step_ruins_are_not_saved(capsys, monkeypatch):
     """The loss of that step is still finite: only a look at the weights tells."""
-    step, steps = training.Training.optimizer_step, []
+    step, steps = Training.optimizer_step, []
 
     def ruin(module, *arguments, **keywords):
         step(module, *arguments, **keywords)
@@ -140,7 +141,7 @@ def test_weights_that_the_last_step_ruins_are_not_saved(capsys, monkeypatch):
         if len(steps) == 4:
             next(module.parameters()).data.fill_(torch.nan)
 
-    monkeypatch.setattr(training.Training, "optimizer_step", ruin)
+    monkeypatch.setattr(Training, "optimizer_step", ruin)
     run = (*TINY, "schedule.epochs=2", "schedule.batch_size=50", "dataset.val_size=0", "output_dir=run")
     told = lipcert(capsys, "train", *run)
     assert told.status == 2 and "the weights are no longer finite after step 4" in told.err
@@ -148,7 +149,7 @@ def test_weights_that_the_last_step_ruins_are_not_saved(capsys, monkeypatch):
 
 
 def test_a_broken_certificate_has_a_status_of_its_own():
-    assert told(contracts.CertificateBroken("image 3"), "attack") == ("image 3", 3)
+    assert message(CertificateBroken("image 3"), "attack") == ("image 3", 3)
 
 
 def test_torch_and_torchvision_of_different_places():
@@ -159,21 +160,24 @@ def test_torch_and_torchvision_of_different_places():
         except RuntimeError as error:
             raise ImportError("lightning") from error
     except ImportError as error:
-        line, status = told(error, "train")
+        line, status = message(error, "train")
     assert status == 2 and "pip install --force-reinstall torch torchvision" in line
 
 
 def test_a_full_disk_is_no_defect():
-    assert told(OSError(28, "No space left on device", "run/metrics.csv"), "train") == (
+    assert message(OSError(28, "No space left on device", "run/metrics.csv"), "train") == (
         "run/metrics.csv: No space left on device",
         2,
     )
 
 
-def test_a_sweep_whose_jobs_are_all_refused_leaves_nothing(capsys):
-    told = lipcert(capsys, "train", "-m", "seed=a,b", *TINY, "output_dir=sweep")
+@pytest.mark.parametrize("key, values, must", [("seed", "ab", "be int, got '{}'"), ("schedule.epochs", [-1, -2], "")])
+def test_a_sweep_whose_jobs_are_all_refused_leaves_nothing(key, values, must, capsys):
+    """By a look at the configuration, and by what is built of it."""
+    told = lipcert(capsys, "train", "-m", *TINY, f"{key}={','.join(map(str, values))}", "output_dir=sweep")
     assert told.status == 2
-    assert told.err.splitlines() == [f"lipcert: job {i}: `seed` must be int, got '{v}'" for i, v in enumerate("ab")]
+    for i, (line, value) in enumerate(zip(told.err.splitlines(), values, strict=True)):
+        assert line.startswith(f"lipcert: job {i}: `{key}` must {must.format(value)}")
     assert not Path("sweep").exists()
 
 
@@ -181,7 +185,7 @@ def test_a_sweep_goes_on_after_a_job_that_fails(capsys):
     told = lipcert(capsys, "train", "-m", "dataset.subset=100,x,90", "schedule.epochs=1", "attack=none", "output_dir=s")
     lines = [line for line in told.err.splitlines() if line.startswith("lipcert:")]  # others are bars
     assert told.status == 2 and len(lines) == 1 and lines[0].startswith("lipcert: job 1: `dataset.subset`")
-    assert sorted(path.name for path in Path("s").iterdir()) == ["0", "2", "multirun.yaml"]
+    assert sorted(path.name for path in Path("s").iterdir()) == [".lock", "0", "2", "multirun.yaml", "sweep.json"]
     assert Path("s/0/summary.json").exists() and Path("s/2/summary.json").exists()
 
 

@@ -101,7 +101,7 @@ def proposition(model, shape, last_layer):
     return pair_bounds(walk).matrices["logits" if branches else "vector"]
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "grouped" else n for n in NETS])
 def test_the_estimate_comes_up_to_the_bound_from_below(name):
     make, shape = NETS[name]
     model = scatter(make())
@@ -128,7 +128,9 @@ def test_the_estimate_of_a_linear_network_is_proposition_2():
     torch.testing.assert_close(pairs, exact, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["min_max", "block", "grouped", "branches"])
+@pytest.mark.parametrize(
+    "name", ["block", *(pytest.param(n, marks=pytest.mark.slow) for n in ("min_max", "grouped", "branches"))]
+)
 def test_the_gradient_of_the_estimate_is_that_of_the_bound(name):
     """Of the converged estimate, whose values next to the weights at hand a second, equally converged one gives."""
     make, shape = NETS[name]
@@ -247,9 +249,9 @@ def test_neither_is_taken_for_a_proof():
     live, estimate = Captured(model, IMAGE)(model), Estimate(model, IMAGE)
     for certificate in (Pairwise(), Statistical(), Interval(), Nominal()):
         for wrong in (live, estimate, model):
-            with pytest.raises(TypeError, match="a frozen network is due") as told:
+            with pytest.raises(TypeError, match="a frozen network is due") as caught:
                 certificate(wrong)
-            assert "\n" not in str(told.value) and type(wrong).__name__ in str(told.value)
+            assert "\n" not in str(caught.value) and type(wrong).__name__ in str(caught.value)
 
 
 @pytest.mark.parametrize(

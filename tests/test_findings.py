@@ -1,5 +1,5 @@
-"""The ways in which proofs were none, class by class, with instances of their own: what is certified of a module is
-measured and attacked on the module itself, and each fix, taken out, makes that fail."""
+"""Each class of false proofs that was ever found, with instances of its own: what is certified of a module is measured
+and attacked on the module itself, and the test fails if the fix is taken out."""
 
 import copy
 from dataclasses import replace
@@ -141,6 +141,10 @@ def extended(kind):
         head = Tilted(6, 3)
     elif kind == "hook":
         body[1].register_forward_hook(lambda module, inputs, output: 30 * output)
+    elif kind == "pre-hook":
+        head.register_forward_pre_hook(lambda module, inputs: (30 * inputs[0],))
+    elif kind == "another forward":
+        body[1].forward = lambda x: 30 * x
     elif kind == "replaced":
         body = nn.Sequential(nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 2, 4), nn.Flatten())
         body[1]._conv_forward = lambda x, w, b: 30 * F.conv1d(x, w, b)
@@ -156,7 +160,7 @@ def extended(kind):
     return whole
 
 
-EXTENDED = ("a subclass", "hook", "replaced", "a corner", "global hook")
+EXTENDED = ("a subclass", "hook", "pre-hook", "another forward", "replaced", "a corner", "global hook")
 
 
 @pytest.mark.parametrize("kind", EXTENDED)

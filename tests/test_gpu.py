@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from commandline import certified
 
-from lipcert import cli
-from lipcert.contracts import CertificateRow
-from lipcert.datasets.separation import separation
-from lipcert.reporting.rows import read_rows
-from lipcert.reporting.stability import StabilityRow
-from lipcert.tasks.arithmetic import exact_arithmetic
+from lipcert.cli import main
+from lipcert.contracts import StabilityRow
+from lipcert.runs.directory import RunDirectory
+from lipcert.analyses.separation.distances import separation
+from lipcert.evaluation.arithmetic import exact_arithmetic
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -17,11 +17,11 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 def test_a_run_on_the_gpu(tmp_path, precision):
     directory = tmp_path / "run"
     arguments = ["trainer=gpu", f"trainer.precision={precision}", "schedule.epochs=20", f"output_dir={directory}"]
-    assert cli.run("train", arguments) == 0
-    there = read_rows(directory / "certificates.csv", CertificateRow)
+    assert main.run("train", arguments) == 0
+    there = certified(directory)
     assert sum(row.prediction == row.label for row in there) / len(there) > 0.8
-    assert cli.run("certify", [f"run={directory}", "device=cpu"]) == 0
-    here = read_rows(directory / "certificates.csv", CertificateRow)
+    assert main.run("certify", [f"run={directory}", "device=cpu"]) == 0
+    here = certified(directory)
     for a, b in zip(there, here, strict=True):  # float64 on both, summed in another order
         assert a.prediction == b.prediction and a.radius == pytest.approx(b.radius, abs=1e-9)
 
@@ -31,9 +31,9 @@ def test_a_run_on_the_gpu(tmp_path, precision):
 )
 def test_an_attack_on_the_gpu_breaks_no_certificate(tmp_path, attack):
     directory = tmp_path / "run"
-    assert cli.run("train", ["trainer=gpu", "schedule.epochs=5", "attack=none", f"output_dir={directory}"]) == 0
+    assert main.run("train", ["trainer=gpu", "schedule.epochs=5", "attack=none", f"output_dir={directory}"]) == 0
     steps = ["attack.steps=20"] if attack not in ("fgsm", "smallest_pgd_l2") else []
-    assert cli.run("attack", [f"run={directory}", f"attack={attack}", "attack.images=50", "device=cuda", *steps]) == 0
+    assert main.run("attack", [f"run={directory}", f"attack={attack}", "attack.images=50", "device=cuda", *steps]) == 0
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_every_architecture_on_the_gpu(tmp_path, model):
     small = ["model.shared=2", "model.branch=2"] if model == "l2nnn_deep" else []
     arguments = ["trainer=gpu", f"model={model}", "attack=none", f"output_dir={tmp_path / 'run'}", *small]
     arguments += [] if model == "nearest_neighbour" else ["schedule.epochs=1"]
-    assert cli.run("train", arguments) == 0
+    assert main.run("train", arguments) == 0
 
 
 @pytest.mark.parametrize("by", ["double_backprop", "finite_difference"])
@@ -53,11 +53,11 @@ def test_tulip_on_the_gpu_sees_the_same_gradients_there(tmp_path, precision, by)
     run = tmp_path / "run"
     arguments = ["model=tulip_resnext", "model.depth=10", "model.width=4", "attack=none", "trainer=gpu"]
     arguments += [f"trainer.precision={precision}", f"loss.penalty_by={by}", "schedule.epochs=2", f"output_dir={run}"]
-    assert cli.run("train", arguments) == 0
-    there = read_rows(run / "stability.csv", StabilityRow)
-    assert cli.run("certify", [f"run={run}", "device=cpu"]) == 0
-    for a, b in zip(there, read_rows(run / "stability.csv", StabilityRow), strict=True):
-        assert a == pytest.approx(b, rel=1e-6, abs=1e-12)
+    assert main.run("train", arguments) == 0
+    there = RunDirectory(run).read_rows("stability.csv", StabilityRow)
+    assert main.run("certify", [f"run={run}", "device=cpu"]) == 0
+    for a, b in zip(there, RunDirectory(run).read_rows("stability.csv", StabilityRow), strict=True):
+        assert a[2:] == pytest.approx(b[2:], rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize("pixels", [784, 3072, 33000])

@@ -408,7 +408,7 @@ def test_a_layer_that_is_not_in_the_table_is_named(loss, key):
 
 def test_what_head_decay_cannot_train_is_refused_too():
     branched = L2NNNCifar(input_shape=(1, 4, 4), num_classes=2, channels=[2, 2], kernel_size=3, depth=1, width=4)
-    with pytest.raises(ValueError, match="`loss.head_decay` needs a model with a linear `head`, which L2NNNC"):
+    with pytest.raises(ValueError, match="`loss.head_decay` needs a model whose `head` is linear; take 0 for L2NNNC"):
         CrossEntropy(num_classes=2, head_decay=0.1).prepare(branched, (1, 4, 4))
 
 

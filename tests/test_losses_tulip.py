@@ -259,7 +259,7 @@ def test_a_network_with_first_derivatives_only_is_told_the_way_out():
     model = LinfDist(input_shape=SHAPE, num_classes=CLASSES, depth=2, width=8)
     before = state(model)
     with pytest.raises(
-        ValueError, match="`loss.penalty_by=double_backprop`.* LinfDist can't: take finite_diff"
+        ValueError, match="`loss.penalty_by=double_backprop`.* LinfDist has none: take finite_diff"
     ) as told:
         Tulip(num_classes=CLASSES).prepare(model, SHAPE)
     assert "\n" not in str(told.value)
@@ -275,7 +275,7 @@ def test_a_network_with_first_derivatives_only_is_told_the_way_out():
 def test_a_distance_behind_a_convolution_is_refused_too():
     """Its backward pass has no derivative: without the refusal, the penalty's would be wrong in silence."""
     layers = [nn.Conv2d(1, 2, 3, padding=1), DistanceConv2d(2, 3, 3, padding=1, p=8.0), nn.Flatten(), nn.Linear(48, 3)]
-    with pytest.raises(ValueError, match="differentiates twice, which Sequential can't"):
+    with pytest.raises(ValueError, match="needs second derivatives, and Sequential has none"):
         Tulip(num_classes=CLASSES).prepare(nn.Sequential(*layers), SHAPE)
 
 

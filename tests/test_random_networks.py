@@ -59,18 +59,18 @@ def claims(network: Network, seed: int) -> int:
 STEPS = st.lists(st.tuples(st.sampled_from(sorted(KINDS)), st.integers(0, 99)), min_size=1, max_size=8)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 @given(steps=STEPS, seed=st.integers(0, 999))
 def test_claims_hold_for_any_list(steps, seed):
     claims(grown(steps, seed), seed)
 
 
 def test_claims_hold_for_lists_that_fork_and_mix():
-    assert sum(claims(grown(recipe(seed), seed), seed) for seed in range(60)) > 20_000
+    assert sum(claims(grown(recipe(seed), seed), seed) for seed in range(20)) > 6_000
 
 
 def test_claims_hold_for_constants_of_any_scale():
-    for seed in range(1000, 1030):
+    for seed in range(1000, 1012):
         network = grown(recipe(seed), seed, wild=True)
         for norm in NORMS:
             checks.lipschitz(replace(network, norm=norm), seed, parts=1, values=1)
@@ -78,14 +78,13 @@ def test_claims_hold_for_constants_of_any_scale():
 
 def test_roundings_hold():
     outcomes = Counter[str]()
-    count = sum(checks.roundings(grown(recipe(s), s, wild=s % 2 == 1), s, outcomes) for s in range(2000, 2040))
-    count += sum(checks.steps(grown(recipe(s), s, wild=s % 2 == 1), s) for s in range(2000, 2010))
-    print(outcomes)
-    assert count > 1_000 and outcomes["finite"] > 40
+    count = sum(checks.roundings(grown(recipe(s), s, wild=s % 2 == 1), s, outcomes) for s in range(2000, 2016))
+    count += sum(checks.steps(grown(recipe(s), s, wild=s % 2 == 1), s) for s in range(2000, 2005))
+    assert count > 400 and outcomes["finite"] > 16
 
 
 @pytest.mark.slow
-def test_everything_holds_for_ten_times_as_many():
+def test_everything_holds_for_thirty_times_as_many():
     for seed in range(10_000, 10_600):
         network = grown(recipe(seed), seed, wild=seed % 4 == 3)
         claims(network, seed)
@@ -143,8 +142,8 @@ def attacked(network: Network, seed: int) -> int:
 
 
 def test_no_label_changes_within_a_radius():
-    certified = sum(attacked(replace(grown(recipe(s), s), norm=NORMS[s % 3]), s) for s in range(3000, 3060))
-    assert certified > 60
+    certified = sum(attacked(replace(grown(recipe(s), s), norm=NORMS[s % 3]), s) for s in range(3000, 3024))
+    assert certified > 24
 
 
 # ---- constructions of the audit, by hand
@@ -262,7 +261,7 @@ NASTY = {
 def test_nasty_constructions(name):
     builder = Builder(0, (4,))
     network = builder.network(NASTY[name](builder))
-    for seed in range(4):
+    for seed in range(2):
         claims(network, seed)
     checks.roundings(network, 0)
     assert attacked(network, 0) >= 0

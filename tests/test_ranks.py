@@ -12,7 +12,7 @@ import pytest
 import torch
 from commandline import elsewhere
 
-from lipcert.tasks.devices import check_trainer
+from lipcert.training.devices import check_trainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core: one rank")]
 
@@ -52,7 +52,7 @@ def left_running(directory: Path) -> list[str]:
             line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        if "lipcert.tasks.fitting" in line and str(directory) in line:
+        if "lipcert.training.ranks" in line and str(directory) in line:
             found.append(line)
     return found
 
@@ -124,7 +124,7 @@ def test_a_rank_that_crashes_leaves_its_last_words(tmp_path):
 def test_ranks_end_with_the_command_that_started_them(tmp_path):
     directory = tmp_path / "run"
     arguments = ("train", *RUN, *TWO, "schedule.epochs=100000", f"output_dir={directory}")
-    with subprocess.Popen([sys.executable, "-m", "lipcert.cli", *arguments], stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen([sys.executable, "-m", "lipcert.cli.main", *arguments], stdout=subprocess.DEVNULL) as process:
         wait(lambda: (directory / "metrics.csv").exists())
         assert left_running(directory)
         process.send_signal(signal.SIGKILL)
@@ -142,7 +142,7 @@ def test_two_nodes_run_the_same_command(tmp_path):
     """Both on this machine: the first keeps the record, the other only trains."""
     arguments = ("train", *RUN, "trainer.accelerator=cpu")
     assert elsewhere(*arguments, "output_dir=one").returncode == 0
-    command = [sys.executable, "-m", "lipcert.cli", *arguments, "trainer.num_nodes=2", "output_dir=two"]
+    command = [sys.executable, "-m", "lipcert.cli.main", *arguments, "trainer.num_nodes=2", "output_dir=two"]
     environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29417"}
     with subprocess.Popen(command, env=environment | {"NODE_RANK": "1"}, stdout=subprocess.DEVNULL) as second:
         first = subprocess.run(

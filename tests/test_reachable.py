@@ -26,7 +26,8 @@ from lipcert.certificates.statistical import Statistical
 from lipcert.contracts import Norm
 from lipcert.frozen import freeze
 from lipcert.frozen.training import Captured, Estimate
-from lipcert.tasks import attack, certify, record, stability
+from lipcert.analyses.stability import analysis
+from lipcert.commands import attack, certify, train
 
 SHAPE = (1, 4, 4)
 CERTIFICATES = {

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lipcert import cli
-from lipcert.reporting.record import KEYS
+from lipcert.cli import main
+from lipcert.runs.summary import KEYS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -23,7 +23,7 @@ def test_the_example_architecture_trains_and_certifies(tmp_path, monkeypatch, ca
     (tmp_path / "myconf/model/mlp.yaml").write_text(block("yaml").replace("lipcert.models.mlp", "mypackage"))
     monkeypatch.syspath_prepend(tmp_path)
     arguments = ["--config-dir", str(tmp_path / "myconf"), "model=mlp", "schedule.epochs=2", "attack=none"]
-    assert cli.run("train", [*arguments, f"output_dir={tmp_path / 'run'}"]) == 0, capsys.readouterr().err
+    assert main.run("train", [*arguments, f"output_dir={tmp_path / 'run'}"]) == 0, capsys.readouterr().err
     assert (tmp_path / "run/summary.json").exists()
 
 

@@ -12,24 +12,35 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipcert.contracts import AttackRow, CertificateRow, Norm
-from lipcert.reporting import curves, numbers, record
+from lipcert.contracts import AttackRow, CertificateRow, Kind, Norm
+from lipcert.files import as_json
+from lipcert.reporting import curves
 from lipcert.reporting.groups import differing_keys, group_by_seed, group_names
-from lipcert.reporting.rows import append_rows, read_rows, write_rows
-from lipcert.reporting.runs import find_runs, run_directories, unfinished
+from lipcert.reporting.plotting import png
+from lipcert.reporting.rounding import decimal, percent
+from lipcert.reporting.run_table import run_table
 from lipcert.reporting.table import comparison
+from lipcert.runs import numbers
+from lipcert.runs.config import KEYS as CONFIG_KEYS
+from lipcert.runs.directory import RunDirectory
+from lipcert.runs.find import find_runs, run_directories, unfinished
+from lipcert.runs.layout import ATTACK_FACTS, ATTACKS, CERTIFICATE_FACTS, CERTIFICATES, CONFIG, SUMMARY
+from lipcert.runs.results import Results, eps_key, write_facts
+from lipcert.runs.summary import KEYS, summary
 
 CW, PGD, PGD_LINF = "carlini_wagner_l2-1000x9", "pgd_l2-40", "pgd_linf-40"
 ENVIRONMENT = {"device": "cpu", "versions": {"torch": "2"}, "git_commit": None, "seed": 1}
 
 
-def certificates(n=60, scale=1.0, seed=0, kind="proof"):
+def certificates(n=60, scale=1.0, seed=0, kind="proof", norm="l2"):
     """Rows with about a tenth of the images wrong."""
     draw = np.random.default_rng(seed)
     right = draw.random(n) > 0.1
     radius = np.abs(draw.normal(scale, scale / 2, n)) * right
     return [
-        CertificateRow(i, 3, 3 if ok else 4, float(r * math.sqrt(2)) if ok else -0.1, float(r), kind)
+        CertificateRow(
+            *("test", i, norm, "pairwise", kind, 3), 3 if ok else 4, float(r * math.sqrt(2)) if ok else -0.1, float(r)
+        )
         for i, (ok, r) in enumerate(zip(right, radius, strict=True))
     ]
 
@@ -41,47 +52,64 @@ def attacked(rows, n=40, eps=(0.5, 1.0), seed=0):
     for row in rows[:n]:
         wrong, found = row.prediction != row.label, draw.random() < 2 / 3
         distance = 0.0 if wrong else row.radius * (1.01 + draw.random()) if found else math.inf
-        out.append(AttackRow(row.index, CW, None, wrong or found, distance))
+        out.append(AttackRow("test", row.index, "l2", CW, None, wrong or found, distance))
         for e in eps:
             hit = distance * 1.1 <= e
-            out.append(AttackRow(row.index, PGD, e, hit, 0.0 if wrong else e if hit else math.inf))
-        out.append(AttackRow(row.index, PGD_LINF, 0.1, wrong, 0.0 if wrong else math.inf))
+            out.append(AttackRow("test", row.index, "l2", PGD, e, hit, 0.0 if wrong else e if hit else math.inf))
+        out.append(AttackRow("test", row.index, "linf", PGD_LINF, 0.1, wrong, 0.0 if wrong else math.inf))
     return out
 
 
 def configuration(seed=1, model="l2nnn", **loss):
-    return {
+    return dict.fromkeys(sorted(CONFIG_KEYS)) | {
         "seed": seed,
-        "output_dir": f"outputs/{seed}",
-        "run": {"started": seed},
         "model": {"_target_": f"lipcert.models.{model}.Model"},
-        "dataset": {"_target_": "lipcert.datasets.digits.Digits", "seed": seed},
+        "dataset": {"_target_": "lipcert.datasets.digits.Digits", "seed": seed, "data_dir": f"data{seed}"},
         "loss": {"_target_": "lipcert.losses.l2nnn.Loss", "omega": 1.0} | loss,
     }
 
 
-def summary_of(config, rows, attacks, norm="l2", **changes):
-    return record.summary(
-        config=config,
-        certificate_rows=rows,
-        attack_rows=attacks,
-        norm=norm,
-        eps={"l2": [0.3, 1.0], "linf": [0.1]},
-        report={"lipschitz_bound": 0.8, "enlargement": 1.25, "layers": [{"name": "0", "norm": np.float64("nan")}]},
-        seconds={"train": 1.5, "certify": 2.0},
-        environment=ENVIRONMENT,
-        **changes,
-    )
+def facts_of(rows) -> dict:
+    layers = [{"layer": "0", "norm": np.float64("nan"), "lipschitz": 0.8}]
+    return {
+        "certificate": "Pairwise",
+        "target": "lipcert.certificates.pairwise.Pairwise",
+        "images": len(rows),
+        "kind": rows[0].kind,
+        "norm": rows[0].norm,
+        "device": "cpu",
+        "seconds": {"bound": 0.5, "certify": 2.0},
+        "lipschitz_bound": 0.8,
+        "enlargement": 1.25,
+        "layers": layers,
+    }
 
 
-def written(path: Path, config, *, scale=1.0, kind="proof", data_seed=0, **changes) -> Path:
-    rows = certificates(scale=scale, kind=kind, seed=data_seed)
-    attacks = attacked(rows)
+def summary_of(config, rows, attacks, **changes):
+    results = Results({"pairwise": rows}, {"pairwise": facts_of(rows)}, attacks, [], [])
+    eps = {"l2": [0.3, 1.0], "linf": [0.1]}[rows[0].norm]
+    return summary(results, config=config, eps=eps, seconds={"train": 1.5}, environment=ENVIRONMENT, **changes)
+
+
+def put_attacks(run: RunDirectory, rows) -> None:
+    """The rows, and the facts without which they say nothing."""
+    run.write_rows(ATTACKS, AttackRow, rows)
+    for label in {row.attack for row in rows}:
+        mine = [row for row in rows if row.attack == label]
+        images = {eps_key(row.eps): sum(other.eps == row.eps for other in mine) for row in mine}
+        write_facts(run, ATTACK_FACTS, label, {"target": "x", "images": images, "norm": mine[0].norm, "seconds": 0.0})
+
+
+def written(path: Path, config, *, scale=1.0, data_seed=0, finished=True, **changes) -> Path:
+    rows = certificates(scale=scale, seed=data_seed, **changes)
     path.mkdir(parents=True)
-    (path / "config.yaml").write_text(yaml.safe_dump(config))
-    write_rows(path / "certificates.csv", CertificateRow, rows)
-    write_rows(path / "attacks.csv", AttackRow, attacks)
-    record.write_json_atomic(path / "summary.json", summary_of(config, rows, attacks, **changes))
+    run = RunDirectory(path)
+    run.create_manifest({})
+    run.replace(CONFIG, yaml.safe_dump(config))
+    run.write_rows(CERTIFICATES, CertificateRow, rows)
+    write_facts(run, CERTIFICATE_FACTS, "pairwise", facts_of(rows))
+    put_attacks(run, attacked(rows))
+    run.write_json(SUMMARY, summary_of(config, rows, attacked(rows), finished=finished))
     return path
 
 
@@ -89,9 +117,13 @@ def written(path: Path, config, *, scale=1.0, kind="proof", data_seed=0, **chang
 
 words = st.text(st.characters(codec="utf-8", exclude_characters="\n\r"))
 certificate_rows = st.builds(
-    CertificateRow, st.integers(), st.integers(), st.integers(), st.floats(), st.floats(), words
+    CertificateRow,
+    *(words, st.integers(), words, words, words, st.integers(), st.integers(), st.floats(), st.floats()),
+    st.none() | st.floats(),
 )
-attack_rows = st.builds(AttackRow, st.integers(), words, st.none() | st.floats(), st.booleans(), st.floats())
+attack_rows = st.builds(
+    AttackRow, words, st.integers(), words, words, st.none() | st.floats(), st.booleans(), st.floats()
+)
 
 
 def same(a, b):
@@ -99,36 +131,50 @@ def same(a, b):
     return len(a) == len(b) and all(type(x) is type(y) and repr(x) == repr(y) for x, y in zip(a, b, strict=True))
 
 
+@pytest.fixture
+def run(tmp_path) -> RunDirectory:
+    RunDirectory(tmp_path).create_manifest({})
+    return RunDirectory(tmp_path)
+
+
 @settings(deadline=None, max_examples=60)
-@given(st.lists(certificate_rows, max_size=5), st.lists(attack_rows, min_size=1, max_size=5), st.integers(1, 200))
-def test_rows_round_trip_and_survive_truncation(tmp_path_factory, certificate, attack, cut):
-    folder = tmp_path_factory.mktemp("rows")
-    write_rows(folder / "c.csv", CertificateRow, certificate)
-    assert same(read_rows(folder / "c.csv", CertificateRow), certificate)
-    append_rows(folder / "a.csv", attack)
-    append_rows(folder / "a.csv", attack)
-    assert same(read_rows(folder / "a.csv", AttackRow), attack * 2)
+@given(st.lists(certificate_rows, max_size=5), st.lists(attack_rows, min_size=1, max_size=5), st.binary(max_size=200))
+def test_rows_round_trip_and_survive_what_a_killed_writer_left(tmp_path_factory, certificate, attack, tail):
+    run = RunDirectory(tmp_path_factory.mktemp("rows"))
+    run.create_manifest({})
+    run.write_rows("c.csv", CertificateRow, certificate)
+    assert same(run.read_rows("c.csv", CertificateRow), certificate)
+    run.append_rows("a.csv", attack)
+    run.append_rows("a.csv", attack)
+    assert same(run.read_rows("a.csv", AttackRow), attack * 2)
 
-    # Killed anywhere, even within a character: a prefix of the rows is left, and writing goes on behind it.
-    data = (folder / "a.csv").read_bytes()[:-cut]
-    (folder / "a.csv").write_bytes(data)
-    left = read_rows(folder / "a.csv", AttackRow)
-    assert same(left, (attack * 2)[: max(data.count(b"\n") - 1, 0)])
-    append_rows(folder / "a.csv", attack)
-    assert same(read_rows(folder / "a.csv", AttackRow), left + attack)
-    assert sorted(p.name for p in folder.iterdir()) == ["a.csv", "c.csv"]
+    # Killed while it wrote, before the manifest knew: what is registered is left, and writing goes on behind it.
+    with (run / "a.csv").open("ab") as file:
+        file.write(tail)
+    assert same(run.read_rows("a.csv", AttackRow), attack * 2)
+    run.append_rows("a.csv", attack)
+    assert same(run.read_rows("a.csv", AttackRow), attack * 3)
+    assert sorted(path.name for path in run.path.iterdir()) == ["a.csv", "c.csv", "manifest.json"]
+
+    data = (run / "a.csv").read_bytes()
+    (run / "a.csv").write_bytes(data[:-1])
+    for use in (lambda: run.read_rows("a.csv", AttackRow), lambda: run.append_rows("a.csv", attack)):
+        with pytest.raises(ValueError, match="is not what was written"):
+            use()
+    assert (run / "a.csv").read_bytes() == data[:-1]
 
 
-def test_rows_take_numpy_numbers(tmp_path):
-    row = AttackRow(np.int64(3), PGD, np.float32(0.1), np.bool_(True), np.float64(0.1))
-    write_rows(tmp_path / "a.csv", AttackRow, [row])
-    assert (tmp_path / "a.csv").read_text().splitlines()[1] == f"3,{PGD},0.10000000149011612,1,0.1"
+def test_rows_take_numpy_numbers(run):
+    row = AttackRow("test", np.int64(3), "l2", PGD, np.float32(0.1), np.bool_(True), np.float64(0.1))
+    run.write_rows(ATTACKS, AttackRow, [row])
+    assert (run / ATTACKS).read_text().splitlines()[1] == f"test,3,l2,{PGD},0.10000000149011612,1,0.1"
     with pytest.raises(TypeError):
-        write_rows(tmp_path / "a.csv", AttackRow, [row._replace(index=3.7)])
-    assert len(read_rows(tmp_path / "a.csv", AttackRow)) == 1  # a failed write leaves the old file
+        run.write_rows(ATTACKS, AttackRow, [row._replace(index=3.7)])
+    assert len(run.read_rows(ATTACKS, AttackRow)) == 1  # a failed write leaves the old file
 
 
-HEADER = "index,attack,eps,success,distance\n"
+HEADER = "split,index,norm,attack,eps,success,distance\n"
+GOOD = "test,0,l2,a,,1,2.0\n"
 
 
 @pytest.mark.parametrize(
@@ -136,26 +182,28 @@ HEADER = "index,attack,eps,success,distance\n"
     [
         ("index,label\n", 1),
         ("something else", 1),
-        (HEADER + "0,a,,1\n", 2),
-        (HEADER + "0,a,,1,2.0\n\n", 3),
-        (HEADER + "0,a,,1,2.0\n1,a,,yes,2.0\n", 3),
-        (HEADER + "0.5,a,,1,2.0\n", 2),
-        (HEADER + "0,a,x,1,2.0\n", 2),
-        (HEADER + "0,a,,1,\n", 2),
-        (HEADER + '0,"a,,1,2.0\n', 2),
-        (HEADER + "0,a,,1,2.0\n1,\udcff,,1,2.0\n", 3),
+        (HEADER + "test,0,l2,a,,1\n", 2),
+        (HEADER + GOOD + "\n", 3),
+        (HEADER + GOOD + GOOD.replace(",1,", ",yes,"), 3),
+        (HEADER + GOOD.replace("0,", "0.5,", 1), 2),
+        (HEADER + GOOD.replace(",,", ",x,"), 2),
+        (HEADER + GOOD.replace("2.0", ""), 2),
+        (HEADER + GOOD.replace("a", '"a'), 2),
+        (HEADER + GOOD + GOOD.replace("a", "\udcff"), 3),
+        (HEADER + GOOD + GOOD[:-2], 3),
     ],
 )
-def test_malformed_rows_are_named(tmp_path, text, line):
-    path = tmp_path / "attacks.csv"
-    path.write_text(text, errors="surrogateescape")
+def test_malformed_rows_are_named(run, text, line):
+    """Rows that somebody registered, whatever they are."""
+    (run / ATTACKS).write_text(text, errors="surrogateescape")
+    run.register(ATTACKS)
     with pytest.raises(ValueError, match=f"attacks.csv, line {line}: ") as error:
-        read_rows(path, AttackRow)
+        run.read_rows(ATTACKS, AttackRow)
     assert "\n" not in str(error.value)
     if line == 1:
         with pytest.raises(ValueError, match="line 1"):
-            append_rows(path, [AttackRow(0, "a", None, True, 1.0)])
-        assert path.read_text() == text  # untouched
+            run.append_rows(ATTACKS, [AttackRow("test", 0, "l2", "a", None, True, 1.0)])
+        assert (run / ATTACKS).read_text() == text  # untouched
 
 
 # ------------------------------------------------------------------------------------------------------------- numbers
@@ -192,14 +240,14 @@ def test_robust_is_at_least_certified_where_no_certificate_is_broken(seed, eps):
 def test_a_broken_certificate_is_found():
     rows = certificates()
     i = next(r.index for r in rows if r.radius > 0.1)
-    hit = AttackRow(i, CW, None, True, rows[i].radius)  # at the radius itself: certified radii are closed
+    hit = AttackRow("test", i, "l2", CW, None, True, rows[i].radius)  # at the radius itself: certified radii are closed
     assert numbers.broken_certificates(rows, [hit], "l2") == [(rows[i], hit)]
     innocent = [
         hit._replace(success=False, distance=math.inf),
         hit._replace(distance=math.nextafter(rows[i].radius, 9)),
         hit._replace(attack=PGD_LINF),
         hit._replace(index=999),
-        AttackRow(next(r.index for r in rows if r.radius == 0), CW, None, True, 0.0),
+        hit._replace(index=next(r.index for r in rows if r.radius == 0), distance=0.0),
     ]
     assert numbers.broken_certificates(rows, innocent, "l2") == []
     assert numbers.broken_certificates([r._replace(kind="nominal") for r in rows], [hit], "l2") == []
@@ -225,34 +273,58 @@ def test_what_is_no_proof_is_not_certified():
 @pytest.mark.parametrize("n", [1797, 10000])
 def test_percent_of_a_claim_is_rounded_down(n):
     for k in range(0, n + 1, 7):
-        assert round(float(numbers.percent(k / n, claim=True)) * 100) == 10000 * k // n  # in integers: exact
-    assert (numbers.percent(2 / 3), numbers.percent(2 / 3, claim=True)) == ("66.67", "66.66")
-    assert numbers.percent((0.0001 + 0.0003) / 2, claim=True) == "0.02"
-    assert numbers.decimal(1.58409, claim=True) == "1.5840" and numbers.decimal(math.inf) == "inf"
+        assert round(float(percent(k / n, claim=True)) * 100) == 10000 * k // n  # in integers: exact
+    assert (percent(2 / 3), percent(2 / 3, claim=True)) == ("66.67", "66.66")
+    assert percent((0.0001 + 0.0003) / 2, claim=True) == "0.02"
+    assert decimal(1.58409, claim=True) == "1.5840" and decimal(math.inf) == "inf"
 
 
 # -------------------------------------------------------------------------------------------------------------- record
 
 
 @pytest.mark.parametrize("kind", ["proof", "statistical", "nominal"])
-def test_summary_has_documented_keys_only(tmp_path, kind):
+def test_summary_has_documented_keys_only(kind):
     rows = certificates(kind=kind)
     content = summary_of(configuration(), rows, attacked(rows))
-    assert content.keys() <= record.KEYS.keys()
+    assert content.keys() <= KEYS.keys()
     assert any(key.startswith("certified") for key in content) == (kind == "proof") == ("mean_radius" in content)
-    word = numbers.WORDS[numbers.Kind(kind)]
+    word = numbers.WORDS[Kind(kind)]
     smaller = [row._replace(radius=row.radius / 1.25) for row in rows]
     assert content[f"{word}_accuracy"]["0.3"] == numbers.accuracy_within(rows, 0.3)
     assert content[f"{word}_accuracy_by_construction"]["1.0"] == numbers.accuracy_within(smaller, 1.0)
     assert content["robust_accuracy"][PGD].keys() == {"0.5", "1.0"}
     assert content["robust_accuracy"][CW].keys() == {"0.3", "1.0"}
-    assert content["layers"] == [{"name": "0", "norm": None}]
-    record.write_json_atomic(tmp_path / "summary.json", content)
-    assert json.loads((tmp_path / "summary.json").read_text()) == content
-    console(record.run_table(content, tmp_path))
-    before = summary_of(configuration(), [], [], finished=False)
-    assert before.keys() <= record.KEYS.keys() and not any("accuracy" in key for key in before if before[key])
-    console(record.run_table(before))
+    assert content["certificates"] == {"pairwise": kind} and content["seconds"] == {
+        "train": 1.5,
+        "bound": 0.5,
+        "certify": 2.0,
+    }
+    plain = json.loads(as_json(content))
+    assert plain["layers"] == [{"layer": "0", "norm": None, "lipschitz": 0.8}]
+    assert {**plain, "layers": None} == {**content, "layers": None}
+    told = console(run_table(plain))
+    assert ("certified" in told) == (kind == "proof") and f"{word} accuracy at l2 0.3" in told
+
+
+def test_of_several_proofs_the_largest_radius_counts_and_a_proof_before_an_estimate():
+    one, two = certificates(), [row._replace(certificate="other") for row in certificates(seed=1)]
+    two = [
+        b._replace(label=a.label, prediction=a.prediction, radius=b.radius * (a.radius > 0))
+        for a, b in zip(one, two, strict=True)
+    ]
+    guess = [row._replace(certificate="guess", kind="nominal", radius=9.0 * (row.radius > 0)) for row in one]
+    rows = {"guess": guess, "pairwise": one, "other": two}
+    results = Results(rows, {label: facts_of(mine) for label, mine in rows.items()}, [], [], [])
+    best = results.best(Kind.PROOF)
+    assert [row.radius for row in best] == [max(a.radius, b.radius) for a, b in zip(one, two, strict=True)]
+    assert {row.certificate for row in best} == {"pairwise", "other"}
+    content = summary(results, config=configuration(), eps=[0.3], seconds={"train": 0.0}, environment=ENVIRONMENT)
+    assert content["kind"] == "proof" and content["certificates"].keys() == rows.keys()
+    assert content["certified_accuracy"]["0.3"] == numbers.certified_accuracy(best, 0.3)
+    assert content["nominal_accuracy"]["0.3"] == numbers.accuracy_within(guess, 0.3)
+    results.certificates["other"][0] = two[0]._replace(prediction=7)
+    with pytest.raises(ValueError, match="disagree on image 0"):
+        results.best(Kind.PROOF)
 
 
 def console(what):
@@ -295,9 +367,8 @@ def test_figures_are_written(tmp_path):
         curves.run_figure(endless, [], "l2", ""),
         curves.overlay_figure([*runs, runs[0]], ["one name", "a name " * 30, "one name"], "title"),
     ]
-    for i, figure in enumerate(figures):
-        curves.save_png(figure, tmp_path / f"{i}.png")
-        assert (tmp_path / f"{i}.png").read_bytes().startswith(b"\x89PNG")
+    for figure in figures:
+        assert png(figure).startswith(b"\x89PNG")
     labels = [text.get_text() for text in figures[3].legends[0].get_texts()]
     assert labels[0] == "one name" and labels.count("one name") == 1
     assert "certified (60 images)" in labels and "nominal (60 images)" in labels
@@ -327,7 +398,7 @@ def test_runs_are_found(tmp_path):
 def test_unfinished_and_damaged_runs_are_named(tmp_path):
     written(tmp_path / "0", configuration())
     written(tmp_path / "1", configuration(), finished=False)
-    (written(tmp_path / "2", configuration()) / "summary.json").unlink()
+    RunDirectory(written(tmp_path / "2", configuration())).forget(SUMMARY)
     with pytest.raises(ValueError, match=r"/1, .*/2: `lipcert train resume=") as error:
         find_runs([tmp_path])
     assert "\n" not in str(error.value)
@@ -335,12 +406,14 @@ def test_unfinished_and_damaged_runs_are_named(tmp_path):
     assert [path.name for path in unfinished(run_directories([tmp_path]))] == ["1", "2"]
     with pytest.raises(ValueError, match="lipcert train resume="):
         find_runs([tmp_path / "1"], skip_unfinished=True)
-    for name, text in (("summary.json", "{"), ("summary.json", '{"finished": true}'), ("config.yaml", "a: [")):
+    for name, text in ((SUMMARY, "{"), (SUMMARY, '{"finished": true}'), (CONFIG, "a: ["), (CERTIFICATES, "a\n")):
         path = written(tmp_path / name / str(len(text)), configuration())
         (path / name).write_text(text)
-        with pytest.raises(ValueError, match=name) as error:
-            find_runs([path])
-        assert "\n" not in str(error.value)
+        for says in ("is not what was written", name):
+            with pytest.raises(ValueError, match=says) as error:
+                find_runs([path])
+            assert "\n" not in str(error.value)
+            RunDirectory(path).register(name)  # as if its writer had written that
 
 
 def test_only_seeds_are_averaged(tmp_path):
@@ -380,7 +453,7 @@ def test_a_nominal_run_never_enters_a_certified_column(tmp_path):
         written(tmp_path / "0", configuration()),
         written(tmp_path / "1", configuration(1, "tulip"), kind="nominal"),
     ]
-    paths += [written(tmp_path / "2", configuration(1, "distance"), norm="linf")]
+    paths += [written(tmp_path / "2", configuration(1, "distance"), norm=Norm.LINF.value)]
     table = comparison(find_runs(paths))
     for j, column in enumerate(table.columns):
         filled = [row[j] is not None for row in table.cells]
@@ -392,10 +465,11 @@ def test_a_nominal_run_never_enters_a_certified_column(tmp_path):
     assert {"nominal l2 0.3", "certified l2 0.3", "certified linf 0.1", "nominal median l2 radius"} <= set(titles)
 
 
-def test_reporting_needs_no_torch():
+def test_reading_of_runs_and_reporting_need_no_torch():
     code = """
 import sys
-from lipcert.reporting import curves, files, groups, numbers, record, rows, runs, table
+from lipcert.reporting import curves, error_curves, groups, published, run_table, table
+from lipcert.runs import checkpoint, config, directory, find, numbers, results, rows, summary, sweep, tensorboard
 print(*({name.partition(".")[0] for name in sys.modules} & {"torch", "hydra", "omegaconf", "lightning", "matplotlib"}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -39,7 +39,7 @@ def on(owner, name, n=1, after=False):
     setattr(owner, name, fatal)
 
 exec(sys.argv[1])
-sys.exit(cli.run("train", sys.argv[2:]))
+sys.exit(main.run("train", sys.argv[2:]))
 """
 
 MOMENTS = {

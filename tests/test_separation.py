@@ -12,7 +12,7 @@ import torch
 from commandline import lipcert, refused
 
 from lipcert.datasets.digits import digits
-from lipcert.datasets.separation import Separation, separation
+from lipcert.analyses.separation.distances import Separation, separation
 from lipcert.reporting.rows import read_rows
 from lipcert.reporting.separation import SeparationRow, separation_table, stability_curve
 from lipcert.tasks import separation as task

@@ -13,21 +13,22 @@ from commandline import refused
 from test_reporting import PGD, attacked, certificates, configuration, written
 from torch import nn
 
-from lipcert import cli
+from lipcert.cli import main
 from lipcert.contracts import AttackRow, CertificateRow
 from lipcert.frozen import Network, freeze
 from lipcert.frozen.gradients import steepness
-from lipcert.frozen.linearised import linearised_norm
+from lipcert.analyses.stability.linearised import linearised_norm
 from lipcert.frozen.lipschitz import Walk
-from lipcert.reporting import errors, numbers
+from lipcert.reporting import error_curves
+from lipcert.runs import numbers
 from lipcert.reporting.groups import group_by_seed, group_names
 from lipcert.reporting.rows import read_rows, write_rows
-from lipcert.reporting.runs import find_runs
+from lipcert.runs.find import find_runs
 from lipcert.reporting.separation import SeparationRow, stability_curve
 from lipcert.reporting.stability import StabilityRow, maxima
 from lipcert.reporting.table import comparison
-from lipcert.tasks.arithmetic import exact
-from lipcert.tasks.certify import load_run
+from lipcert.evaluation.arithmetic import exact
+from lipcert.evaluation.load import load_run
 
 SMALLEST = "smallest_pgd_l2-10"
 SMALL = (
@@ -44,7 +45,7 @@ SMALL = (
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("stability") / "run"
-    assert cli.run("train", [*SMALL, "attack.images=20", f"output_dir={path}"]) == 0
+    assert main.run("train", [*SMALL, "attack.images=20", f"output_dir={path}"]) == 0
     return path
 
 
@@ -105,9 +106,9 @@ def test_a_nominal_run_says_how_steep_it_is_and_certifies_nothing(run):
 
 
 def test_no_word_of_a_nominal_record_is_certified(run, capsys):
-    assert cli.run("compare", [str(run), "output_dir=compared"]) == 0
+    assert main.run("compare", [str(run), "output_dir=compared"]) == 0
     said = capsys.readouterr().out + (Path("compared") / "compare.md").read_text()
-    assert cli.run("certify", [f"run={run}"]) == 0
+    assert main.run("certify", [f"run={run}"]) == 0
     said += capsys.readouterr().out
     names = [path.name for path in (Path("compared")).iterdir()]
     assert sorted(names) == ["compare.csv", "compare.md", "curves.png", "errors.png"]
@@ -118,7 +119,7 @@ def test_no_word_of_a_nominal_record_is_certified(run, capsys):
 def test_any_run_in_l2_can_be_looked_at(run, capsys):
     """A proof too: its gradients are below its bound, and its certified columns are what they were."""
     before = (run / "stability.csv").read_bytes()
-    assert cli.run("certify", [f"run={run}", "certificate=pairwise", "analysis=stability"]) == 0
+    assert main.run("certify", [f"run={run}", "certificate=pairwise", "analysis=stability"]) == 0
     assert "norm of the product of the layers without activations (no bound)" in capsys.readouterr().out
     content, summary = (json.loads((run / name).read_text()) for name in ("stability.json", "summary.json"))
     assert (run / "stability.csv").read_bytes() == before
@@ -126,7 +127,7 @@ def test_any_run_in_l2_can_be_looked_at(run, capsys):
     assert summary["kind"] == "proof"
     assert content["max_jacobian"] == summary["max_jacobian"] <= content["product_of_norms"]
     assert content["product_of_norms"] == pytest.approx(summary["lipschitz_bound"], rel=1e-9)
-    assert cli.run("certify", [f"run={run}"]) == 0  # nominal again
+    assert main.run("certify", [f"run={run}"]) == 0  # nominal again
     assert json.loads((run / "summary.json").read_text())["kind"] == "nominal"
 
 
@@ -136,13 +137,13 @@ def test_where_there_is_no_product_of_weights_it_is_said_why(tmp_path, capsys, m
     path = tmp_path / "run"
     small = ["dataset.subset=100", "attack=none", f"output_dir={path}"]
     small += ["schedule.epochs=1"] if model == "linf_dist" else []
-    assert cli.run("train", [f"model={model}", *small]) == 0
-    assert cli.run("certify", [f"run={path}", "analysis=stability"]) == 0
+    assert main.run("train", [f"model={model}", *small]) == 0
+    assert main.run("certify", [f"run={path}", "analysis=stability"]) == 0
     content, summary = (json.loads((path / name).read_text()) for name in ("stability.json", "summary.json"))
     assert "is not linear without its activations" in content["norm_of_product"]
     assert summary["kind"] == "proof" and summary["max_jacobian"] == content["max_jacobian"] > 0
     capsys.readouterr()
-    assert cli.run("compare", [str(path), f"output_dir={tmp_path / 'compared'}"]) == 0
+    assert main.run("compare", [str(path), f"output_dir={tmp_path / 'compared'}"]) == 0
     assert "steepest loss gradient" in capsys.readouterr().out
 
 

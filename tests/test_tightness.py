@@ -13,7 +13,7 @@ import torch
 from commandline import TINY, lipcert, refused
 from torch import nn
 
-from lipcert import cli
+from lipcert.cli import main
 from lipcert.certificates.pairwise import Pairwise
 from lipcert.contracts import CertificateBroken, CertificateRow
 from lipcert.datasets.split import Split
@@ -24,7 +24,7 @@ from lipcert.reporting.tightness import RATIOS, TightnessRow, broken_chain, laye
 from lipcert.reporting.tightness_figures import tightness_figure
 from lipcert.tasks import certify
 from lipcert.tasks import tightness as task
-from lipcert.tasks.arithmetic import exact
+from lipcert.evaluation.arithmetic import exact
 from lipcert.tasks.gradients import Steepness, pair_gradients, steepness
 from lipcert.tasks.kept_label import kept_labels
 from lipcert.tasks.layer_bounds import MEASURES, layer_bounds
@@ -37,7 +37,7 @@ FILES = {task.ROWS, task.CONTENT, task.FIGURE, task.PICTURE}
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("tightness") / "run"
-    assert cli.run("train", [*NET, "schedule.epochs=1", "attack=none", "trainer=cpu", f"output_dir={run}"]) == 0
+    assert main.run("train", [*NET, "schedule.epochs=1", "attack=none", "trainer=cpu", f"output_dir={run}"]) == 0
     return run
 
 

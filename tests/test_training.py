@@ -3,23 +3,22 @@
 import json
 
 import pytest
+from commandline import attacked, certified
 
-from lipcert import cli
-from lipcert.contracts import AttackRow, CertificateRow
-from lipcert.reporting.rows import read_rows
+from lipcert.cli import main
 
 pytestmark = pytest.mark.slow
 
 
 def train(tmp_path, *overrides: str) -> dict:
     directory = tmp_path / "run"
-    assert cli.run("train", [*overrides, f"output_dir={directory}"]) == 0
-    certified = {row.index: row for row in read_rows(directory / "certificates.csv", CertificateRow)}
-    for row in read_rows(directory / "attacks.csv", AttackRow):
+    assert main.run("train", [*overrides, f"output_dir={directory}"]) == 0
+    proofs = {row.index: row for row in certified(directory)}
+    for row in attacked(directory):
         if row.success:
-            assert row.distance > certified[row.index].radius or certified[row.index].radius == 0
+            assert row.distance > proofs[row.index].radius or proofs[row.index].radius == 0
         else:
-            assert certified[row.index].prediction == certified[row.index].label
+            assert proofs[row.index].prediction == proofs[row.index].label
     summary = json.loads((directory / "summary.json").read_text())
     for attack, robust in summary["robust_accuracy"].items():
         if summary["attacked_images"][attack] == summary["test_images"]:

@@ -1,4 +1,4 @@
-"""The Boundary attack (Brendel, Rauber & Bethge, ICLR 2018) in l2, through Foolbox: it sees answers, no gradients."""
+"""The Boundary attack (Brendel, Rauber & Bethge, ICLR 2018) in l2, by Foolbox. It needs answers, and no gradients."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from lipcert.attacks.adapter import MARGIN, Answer, as_foolbox, check, choose, load_foolbox, rescaled, seeded, wrong_by
+from lipcert.attacks.adapter import as_foolbox, load_foolbox
+from lipcert.attacks.batch import MARGIN, Answer, choose, rescaled, wrong_by
+from lipcert.attacks.settings import check, label_of, refuse_radius, seeded, setting
 from lipcert.contracts import Norm
 
 
 def handicapped(answer: Answer, clean: Tensor, y: Tensor) -> Answer:
-    """`answer` with logits rescaled to a spread of 10 in `clean` (B, K), and the label's logit raised by `MARGIN`.
-
-    An image that it misclassifies is misclassified in float64 too.
+    """`answer` with rescaled logits, of which the label's is raised by `MARGIN`, so that an image which it
+    misclassifies is misclassified in float64 too. The spread of the clean logits `clean` (B, K) becomes 10.
     """
     lead = MARGIN * one_hot(y, clean.shape[1])
     return lambda images: rescaled(answer(images), 10.0, like=clean) + lead
@@ -29,18 +30,17 @@ class BoundaryL2:
 
     The start is where the line from the image to random noise first leaves the class; the noise is the first of
     `directions` draws that is classified differently. If all of them are classified like the image, the line goes to
-    the nearest image of the batch that is classified differently. A result depends on its batch: in each step Foolbox
-    draws one random direction for the whole batch.
+    the nearest image of the batch that is classified differently. A result depends on its batch, because in each step
+    Foolbox draws one random direction for the whole batch.
 
-    Step sizes adapt to the successes, which are counted at every `adapt_every`-th step. Foolbox counts at every 10th,
-    too few of 500 steps to adapt more than once: on an ordinary digit network that gave a median distance of 2.08,
-    counting at every step gives 1.27 for twice the evaluations. (Foolbox 1 tried up to 25 directions a step.) Other
-    attacks reach 0.57.
+    Step sizes adapt to the successes, which are counted at every `adapt_every`-th step. Foolbox counts at every 10th
+    step, so that within 500 steps the sizes adapt only once. Counting at every step costs twice the evaluations and
+    comes much closer.
     """
 
     steps: int = 500
-    directions: int = 100
-    adapt_every: int = 1
+    directions: int = setting(100, "-directions{}")
+    adapt_every: int = setting(1, "-adapt{}")
     batch_size: int = 500
     images: int | None = None
     seed: int | None = None  # None: the global random stream
@@ -49,18 +49,12 @@ class BoundaryL2:
     label: str = field(init=False)
 
     def __post_init__(self) -> None:
-        check(steps=self.steps, directions=self.directions, batch_size=self.batch_size, images=self.images)
-        check(adapt_every=self.adapt_every)
-        self.label = (
-            f"boundary_l2-{self.steps}"
-            + (f"-directions{self.directions}" if self.directions != 100 else "")
-            + (f"-adapt{self.adapt_every}" if self.adapt_every != 1 else "")
-        )
+        check(self, counts=("steps", "directions", "adapt_every"))
+        self.label = label_of(self, f"boundary_l2-{self.steps}")
 
     @torch.no_grad()
     def __call__(self, answer: Answer, x: Tensor, y: Tensor, eps: Tensor | None = None) -> Tensor:
-        if eps is not None:
-            raise ValueError("`boundary_l2` looks for the smallest distance: it takes no `eps`")
+        refuse_radius("boundary_l2", eps)
         x, best = x.detach(), x.detach().clone()
         clean = answer(x)
         right = (wrong_by(rescaled(clean, 10.0), y) < MARGIN).nonzero()[:, 0]
@@ -76,11 +70,11 @@ class BoundaryL2:
         return best
 
     def _start(self, answer: Answer, clean: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """An image (B, C, H, W) to start from for each of `x`, and which of them (B,) are indeed misclassified."""
+        """An image to start from for each of `x`, (B, C, H, W), and which of these (B,) are indeed misclassified."""
         scaled = handicapped(answer, clean, y)
         noise = load_foolbox().attacks.LinearSearchBlendedUniformNoiseAttack(directions=self.directions, steps=50)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that some draws failed
+            warnings.simplefilter("ignore")  # about draws that failed
             start = noise.run(as_foolbox(scaled, x), x, y)
         fell, answers = scaled(start).argmax(1) != y, clean.argmax(1)
         if fell.all() or (answers == answers[0]).all():

@@ -1,4 +1,4 @@
-"""The l2 attack of Carlini and Wagner (2017), through Foolbox: it looks for the smallest adversarial perturbation."""
+"""The l2 attack of Carlini and Wagner (S&P 2017), by Foolbox: it looks for the smallest adversarial perturbation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lipcert.attacks.adapter import Answer, as_foolbox, check, load_foolbox, rescaled
+from lipcert.attacks.adapter import as_foolbox, load_foolbox
+from lipcert.attacks.batch import Answer, rescaled
+from lipcert.attacks.settings import check, label_of, refuse_radius, setting
 from lipcert.contracts import Norm
 
 
@@ -16,26 +18,25 @@ from lipcert.contracts import Norm
 class CarliniWagnerL2:
     """`attack(answer, x, y)` returns the closest misclassified image that it found, or x itself if it found none.
 
-    The attack has no random start. Its first search is untargeted; it follows the largest logit, which need not lead to
-    the nearest boundary. The further ones are targeted: at the wrong class that ranks second on the clean image, then
-    third and so on, and at last at the first. With more `restarts` than classes, all this is repeated, each time
-    from a larger constant between `initial_const` and ten times that. The closest image is kept. On an ordinary digit
-    network three targeted restarts came closer on 19 of 100 images, restarts that only varied the constant on 4. The
-    search is deterministic, but `abort_early` ends it when the whole batch stops improving, so a result depends a
-    little on its batch.
+    The attack has no random start. Its first search is untargeted: it follows the largest logit, which need not lead to
+    the nearest boundary. The further searches each have a target: of the wrong classes as they rank on the clean image,
+    the second, the third and so on, and finally the first. With more `restarts` than classes, all this is repeated,
+    each time from a larger constant between `initial_const` and ten times that. The closest image is kept. The search
+    is deterministic, but `abort_early` ends it when the whole batch stops improving, so that a result depends a little
+    on its batch.
 
-    `confidence` and `initial_const` refer to logits rescaled, image by image, to a spread of 10 on the clean image: at
-    logits 10^-6 times those of an ordinary network the attack on raw logits failed on 9 of 10 images. `confidence` is
-    the margin by which a candidate must be wrong; a little above 0 keeps float32 candidates wrong in float64.
+    `confidence` and `initial_const` refer to logits that are rescaled, image by image, to a spread of 10 on the clean
+    image: on raw logits the attack fails where they are tiny. `confidence` is the margin by which a candidate must be
+    wrong; a little above 0 keeps float32 candidates wrong in float64.
     """
 
     steps: int = 1000
     binary_search_steps: int = 9
-    stepsize: float = 0.01
-    initial_const: float = 1e-3
-    confidence: float = 1e-4
-    abort_early: bool = True
-    restarts: int = 1
+    stepsize: float = setting(0.01, "-step{:g}")
+    initial_const: float = setting(1e-3, "-const{:g}")
+    confidence: float = setting(1e-4, "-confidence{:g}")
+    abort_early: bool = setting(True, "-no_abort")
+    restarts: int = setting(1, "-r{}")
     batch_size: int = 250
     images: int | None = None
     norm: Norm = field(default=Norm.L2, init=False)
@@ -43,26 +44,14 @@ class CarliniWagnerL2:
     label: str = field(init=False)
 
     def __post_init__(self) -> None:
-        check(steps=self.steps, binary_search_steps=self.binary_search_steps, restarts=self.restarts)
-        check(batch_size=self.batch_size, images=self.images)
-        for key in ("stepsize", "initial_const"):
-            if not getattr(self, key) > 0:
-                raise ValueError(f"`attack.{key}`: got {getattr(self, key)}, must be above 0")
+        check(self, counts=("steps", "binary_search_steps", "restarts"), positive=("stepsize", "initial_const"))
         if not self.confidence >= 0:
             raise ValueError(f"`attack.confidence`: got {self.confidence}, must be at least 0")
-        self.label = (
-            f"carlini_wagner_l2-{self.steps}x{self.binary_search_steps}"
-            + (f"-step{self.stepsize:g}" if self.stepsize != 0.01 else "")
-            + (f"-const{self.initial_const:g}" if self.initial_const != 1e-3 else "")
-            + (f"-confidence{self.confidence:g}" if self.confidence != 1e-4 else "")
-            + ("-no_abort" if not self.abort_early else "")
-            + (f"-r{self.restarts}" if self.restarts > 1 else "")
-        )
+        self.label = label_of(self, f"carlini_wagner_l2-{self.steps}x{self.binary_search_steps}")
 
     @torch.enable_grad()
     def __call__(self, answer: Answer, x: Tensor, y: Tensor, eps: Tensor | None = None) -> Tensor:
-        if eps is not None:
-            raise ValueError("`carlini_wagner_l2` looks for the smallest distance: it takes no `eps`")
+        refuse_radius("carlini_wagner_l2", eps)
         x = x.detach()
         foolbox = load_foolbox()
         best, smallest = x.clone(), x.new_full((len(x),), torch.inf)

@@ -1,4 +1,4 @@
-"""The judge of attacks: it makes whatever an attack returns legal, and classifies and measures it again in float64."""
+"""The judge of attacks: it makes any candidate legal, and classifies and measures it again in float64."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lipcert.attacks.adapter import Answer
+from lipcert.attacks.batch import Answer, per_image
 from lipcert.contracts import Norm
 
 
 class Judged(NamedTuple):
-    """What a batch of candidates is worth.
+    """The verdict on a batch of candidates.
 
     images    (B, C, H, W) in float64: the candidates, made legal.
     success   (B,): whether they are misclassified.
-    distance  (B,) in float64 and pixel units, from the clean images: 0 where those are misclassified themselves, inf
-              where the attack failed.
+    distance  (B,) in float64 and pixel units: their distances from the clean images, 0 where the clean image itself is
+              misclassified, inf where the attack failed.
     """
 
     images: Tensor
@@ -54,14 +54,9 @@ def judge(
     images = torch.where(candidate.isnan(), x, candidate.double()).clamp(0, 1)
     if eps is not None:
         images = _project(images, x, norm, torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(len(x)))
-    images = torch.where(_rows(clean_wrong, x), x, images)
+    images = torch.where(per_image(clean_wrong, x), x, images)
     success = _misclassified(answer, images, y)
     return Judged(images, success, distance(norm, images, x).masked_fill(~success, torch.inf))
-
-
-def _rows(values: Tensor, like: Tensor) -> Tensor:
-    """`values` (B,) in the shape (B, 1, ...), to be combined with `like` (B, ...)."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _misclassified(answer: Answer, x: Tensor, y: Tensor) -> Tensor:
@@ -73,8 +68,10 @@ def _misclassified(answer: Answer, x: Tensor, y: Tensor) -> Tensor:
 
 
 def definite(logits: Tensor, y: Tensor) -> Tensor:
-    """Whether the logits (B, K) say `y` (B,) and nothing else: the label's is the largest and finite, and none is NaN
-    or +∞. A logit of −∞ is that of a class that a nearest-neighbour classifier has no image of."""
+    """Whether each row of the logits (B, K) definitely predicts its label `y` (B,): that logit is the largest and
+    finite, and no logit is NaN or +∞. (A logit of −∞ belongs to a class of which a nearest-neighbour classifier has no
+    image.)
+    """
     own = logits.gather(1, y[:, None])[:, 0]
     return (logits.argmax(1) == y) & own.isfinite() & (logits < torch.inf).all(1)
 
@@ -84,14 +81,14 @@ def _project(images: Tensor, x: Tensor, norm: Norm, eps: Tensor) -> Tensor:
     if not (eps >= 0).all():
         raise ValueError(f"`eps`: got {eps.min().item()}, a radius is at least 0")
     step = images - x
-    for exponent in range(-52, 0, 4):  # the rounding of x + step may need the aim a little inside the ball
+    for exponent in range(-52, 0, 4):  # x + step rounds, so the aim may have to lie a little inside the ball
         outside = distance(norm, images, x) > eps
         if not outside.any():
             return images
-        aim = _rows(eps * (1 - 2.0**exponent), x)
+        aim = per_image(eps * (1 - 2.0**exponent), x)
         if norm == Norm.LINF:
             shorter = step.clamp(-aim, aim)
         else:
-            shorter = step * (aim / _rows(distance(norm, x + step, x), x).clamp_min(1e-300)).clamp_max(1)
-        images = torch.where(_rows(outside, x), (x + shorter).clamp(0, 1), images)
-    return torch.where(_rows(distance(norm, images, x) > eps, x), x, images)  # a ball below x's own precision
+            shorter = step * (aim / per_image(distance(norm, x + step, x), x).clamp_min(1e-300)).clamp_max(1)
+        images = torch.where(per_image(outside, x), (x + shorter).clamp(0, 1), images)
+    return torch.where(per_image(distance(norm, images, x) > eps, x), x, images)  # the ball is below x's precision

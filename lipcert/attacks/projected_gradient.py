@@ -1,4 +1,4 @@
-"""Projected gradient descent (Madry et al. 2018), through Foolbox with settings that make it strong."""
+"""Projected gradient descent (Madry et al., ICLR 2018), with settings that make it strong."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from lipcert.attacks.adapter import Answer, as_foolbox, check, descent, per_image, radii, seeded
+from lipcert.attacks.balls import BALLS
+from lipcert.attacks.batch import Answer, per_image, rescaled, wrong_by
+from lipcert.attacks.settings import check, label_of, radii, seeded, setting
 from lipcert.contracts import Norm
 
 
@@ -16,55 +19,66 @@ from lipcert.contracts import Norm
 class ProjectedGradient:
     """`attack(answer, x, y, eps)` returns x after `steps` gradient steps, each projected onto the ball of radius eps.
 
-    `norm`, l2 or linf, is that of the steps and of the ball; a step has length `rel_stepsize` * eps. `eps` None stands
-    for the first radius of `self.eps`. Restarts see only the images that are not broken yet.
+    `norm`, l2 or linf, is that of the steps and of the ball; a step has length `rel_stepsize`·eps. Each step raises the
+    `loss`: "ce", the cross-entropy, or "margin", the largest wrong logit minus the label's. `eps` None stands for the
+    first radius of `self.eps`. Restarts see only the images that are not broken yet; use five where the number matters.
+    The default step is much longer than Foolbox's (0.025 of the radius), which breaks far fewer images.
 
-    Measured in both norms on two small digit networks, one of them adversarially trained: the defaults break 58 to 83 %
-    of the images, Foolbox's own step size of 0.025 breaks 38 to 50 %, and 1000 steps break at most 0.7 points more than
-    the defaults. "ce" on rescaled logits breaks 1 to 7.5 points more than "margin". Five restarts add 1 to 4 points and
-    come within 0.5 points of ten restarts with 200 steps each: use them where the number matters.
+    Raises ValueError for an `x` outside [0, 1], for a radius that is negative or NaN, and where there is no radius.
     """
 
     norm: Norm
     eps: Sequence[float] | None
     steps: int = 40
-    rel_stepsize: float = 0.2
-    restarts: int = 1
-    random_start: bool = True
-    loss: str = "ce"
+    loss: str = setting("ce", "-{}")
+    rel_stepsize: float = setting(0.2, "-step{:g}")
+    random_start: bool = setting(True, "-fixed_start")
+    restarts: int = setting(1, "-r{}")
     batch_size: int = 500
     images: int | None = None
     seed: int | None = None  # None: the global random stream
     label: str = field(init=False)
 
     def __post_init__(self) -> None:
-        check(norm=self.norm, loss=self.loss, batch_size=self.batch_size, images=self.images, restarts=self.restarts)
-        check(steps=self.steps)
-        if not self.rel_stepsize > 0:
-            raise ValueError(f"`attack.rel_stepsize`: got {self.rel_stepsize}, must be above 0")
+        check(self, counts=("steps", "restarts"), positive=("rel_stepsize",))
         if self.restarts > 1 and not self.random_start:
-            raise ValueError("`attack.restarts`: without `random_start` every restart is the same; set one of them")
+            raise ValueError("`attack.restarts`: without `random_start` all restarts are equal; set one of them")
         self.norm, self.eps = Norm(self.norm), radii(self.eps or [])
-        self.label = (
-            f"pgd_{self.norm}-{self.steps}"
-            + (f"-{self.loss}" if self.loss != "ce" else "")
-            + (f"-step{self.rel_stepsize:g}" if self.rel_stepsize != 0.2 else "")
-            + ("-fixed_start" if not self.random_start else "")
-            + (f"-r{self.restarts}" if self.restarts > 1 else "")
-        )
+        self.label = label_of(self, f"pgd_{self.norm}-{self.steps}")
 
     @torch.enable_grad()
     def __call__(self, answer: Answer, x: Tensor, y: Tensor, eps: Tensor | None = None) -> Tensor:
         x = x.detach()
-        model, radius = as_foolbox(answer, x), per_image(eps, self.eps, x)
-        attack = descent(self.norm)(
-            loss=self.loss, steps=self.steps, rel_stepsize=self.rel_stepsize, random_start=self.random_start
-        )
+        if not ((x >= 0) & (x <= 1)).all():
+            raise ValueError("`x`: a clean image leaves [0, 1] or is NaN")
+        radius = self._radius(eps, x)
         with seeded(self.seed, x.device):
-            candidate = attack.run(model, x, y, epsilon=radius)
+            candidate = self._ascend(answer, x, y, radius)
             for _ in range(self.restarts - 1):
-                unbroken = (answer(candidate).argmax(1) == y).nonzero()[:, 0]
-                if not len(unbroken):
+                rows = (answer(candidate).argmax(1) == y).nonzero()[:, 0]
+                if not len(rows):
                     break
-                candidate[unbroken] = attack.run(model, x[unbroken], y[unbroken], epsilon=radius[unbroken])
+                candidate[rows] = self._ascend(answer, x[rows], y[rows], radius[rows])
         return candidate
+
+    def _ascend(self, answer: Answer, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
+        """One run, within `radius` (B, 1, 1, 1) of `x` up to rounding."""
+        ball = BALLS[self.norm]
+        found = (x + radius * ball.random(x)).clamp(0, 1) if self.random_start else x
+        for _ in range(self.steps):
+            start = found.detach().requires_grad_()
+            logits = rescaled(answer(start), 4.0)  # raw logits that are large or tiny lose the gradient of "ce"
+            loss = F.cross_entropy(logits, y, reduction="sum") if self.loss == "ce" else wrong_by(logits, y).sum()
+            (gradient,) = torch.autograd.grad(loss, start)
+            moved = found + self.rel_stepsize * radius * ball.steepest(gradient)
+            found = (x + radius * ball.project((moved - x) / radius)).clamp(0, 1)
+        return found
+
+    def _radius(self, eps: Tensor | None, x: Tensor) -> Tensor:
+        """One radius for each image of `x`, (B, 1, 1, 1) in its precision; 0 is replaced by 1e-12."""
+        if eps is None and not self.eps:
+            raise ValueError("`attack.eps`: is empty, list at least one radius or pass one per image")
+        radius = torch.as_tensor(self.eps[0] if eps is None and self.eps else eps, dtype=x.dtype, device=x.device)
+        if not (radius >= 0).all():
+            raise ValueError(f"`attack.eps`: got {radius.min().item()}, a radius is at least 0")
+        return per_image(radius.expand(len(x)), x).clamp_min(1e-12)

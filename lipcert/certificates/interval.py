@@ -1,4 +1,4 @@
-"""The interval certificate: the largest l_inf ball, cut off at the pixels' range, that interval propagation proves."""
+"""The interval certificate: the largest l_inf ball, cut at the range of pixels, that interval propagation proves."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from lipcert.frozen.network import required
 
 
 class Interval:
-    """Radius: the largest eps, found to within `tolerance`, at which every y_t − y_j is proved positive on the box
-    {x' in [0, 1]: ‖x' − x‖_∞ ≤ eps} by propagating it; at least what the network's Lipschitz bound proves, which the
-    verdict holds as well.
+    """The radius is the largest eps at which propagating the box {x' in [0, 1]: ‖x' − x‖_∞ ≤ eps} proves every
+    y_t − y_j positive (Zhang et al., ICML 2021, §5; the boxes are those of Gowal et al., ICCV 2019).
 
-    Every step of the search is a proof at its eps, which the Lipschitz bound carries further: a margin of M there still
-    stands M/(speed of y_t − y_j) further out, less what rounding may take from it there. Zhang et al., ICML 2021, §5;
-    the boxes are those of Gowal et al., ICCV 2019. ValueError where the network isn't certified in l_inf.
+    It is found to within `tolerance`, and is never below the radius that the network's Lipschitz bound proves, which
+    the verdict holds as well. Every step of the search is a proof at its eps, and the Lipschitz bound extends it: a
+    margin of M at that eps lasts for another M/(speed of y_t − y_j), less the rounding errors there.
+
+    Raises ValueError for a network that is not certified in l_inf.
     """
 
     kind = Kind.PROOF
@@ -34,15 +35,15 @@ class Interval:
 
     def __call__(self, network: Network) -> BoundCertificate:
         if required(network).norm is not Norm.LINF:
-            raise ValueError(f"`certificate=interval` proves l_inf radii, this model is for {network.norm}")
+            raise ValueError(f"`certificate=interval` proves l_inf radii, this model is certified in {network.norm}")
         lipschitz = Pairwise()(network)
         pairs: Any = lipschitz.pairs
         errors: Any = lipschitz.errors
         unit = FLOAT64.unit
 
         def prove(x: Tensor, labels: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-            """Whether eps is proved, and how much further still is; where it is not, how much less would be at most."""
-            reach = eps.view(-1, *[1] * (x.dim() - 1)) + 2 * unit  # of x ± eps, which rounds once
+            """Whether eps (B,) is proved, and by how much it can change (B,): up where it is, at least down if not."""
+            reach = eps.view(-1, *[1] * (x.dim() - 1)) + 2 * unit  # because x ± eps rounds once
             low, high = (x - reach).clamp(0, 1), (x + reach).clamp(0, 1)
             margins = worst_margins(network.on(x.device), low, high, labels, FLOAT64)
             speed, lost = pairs.to(margins)[labels], errors.to(margins)

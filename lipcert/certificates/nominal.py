@@ -1,4 +1,4 @@
-"""Radii that nothing proves: right only if no image is steeper than the steepest one that was looked at."""
+"""Radii without a proof: they are right only if no image is steeper than the steepest one that was observed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from lipcert.frozen.network import required
 
 
 class Nominal:
-    """In l2, with the largest number seen at the images observed in the place of a Lipschitz constant:
+    """l2 radii in which the largest value at the observed images replaces a Lipschitz constant:
 
-    by "loss"      max(0, ln 2 − CE(x))/max ‖∇CE‖₂: an image with CE < ln 2 is classified rightly, and CE would have to
-                   rise to ln 2 (Finlay, Oberman & Abbasi, 2018, Lemma 3.2);
-    by "jacobian"  margin/(√2·max ‖J‖₂), J the Jacobian of the logits;
-    by "rows"      margin/(2·max ‖J‖_{2,∞}), of its longest row.
+    by "loss"      max(0, ln 2 − CE(x))/max ‖∇CE‖₂: an image with CE < ln 2 is classified correctly, and to change that
+                   CE would have to rise to ln 2 (Finlay, Oberman & Abbasi, 2018, Lemma 3.2);
+    by "jacobian"  margin/(√2·max ‖J‖₂), with J the Jacobian of the logits;
+    by "rows"      margin/(2·max ‖J‖_{2,∞}), with the l2 norm of the longest row of J.
 
-    These maxima are lower bounds of the constants that a proof would need: the kind is `nominal`, and no such radius is
-    certified. Where the maximum is 0 nothing is claimed at all: radius 0. ValueError for a model of another norm, and
-    where an image is judged before any was observed.
+    These maxima are lower bounds of the constants that a proof would need, so the kind is `nominal`, and no such radius
+    is certified. Where the maximum is 0 the radius is 0.
+
+    Raises ValueError for a model that is certified in another norm, and where an image is judged before any was
+    observed.
     """
 
     kind = Kind.NOMINAL
@@ -47,7 +49,7 @@ class Nominal:
 
         def judge(x: Tensor, labels: Tensor) -> Verdict:
             if not steepest:
-                raise ValueError("`certificate=nominal` rests on images that it has observed, and it has seen none")
+                raise ValueError("`certificate=nominal` needs observed images, and none has been observed yet")
             logits = network.on(x.device)(x)
             own = logits.gather(1, labels[:, None])
             margin = (own - logits.scatter(1, labels[:, None], -torch.inf)).amin(1)

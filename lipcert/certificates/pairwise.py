@@ -1,4 +1,4 @@
-"""The pairwise certificate: each margin over how fast that very difference of two logits can move."""
+"""The pairwise certificate: each margin, divided by how fast that difference of two logits can change."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from lipcert.frozen.rounding import rounding
 
 
 class Pairwise:
-    """Radius min_i (y_t − y_i)/M_ti, M_ti a bound of how fast y_t − y_i moves: of the `bounds` named, the smallest that
-    applies to the pair.
+    """The radius is min_i (y_t − y_i)/M_ti, where M_ti bounds the Lipschitz constant of y_t − y_i. It is the smallest
+    of those `bounds` that apply to the pair:
 
-    "vector"  √2·L in l2, 2·L in l∞, where the logits as one vector are L-Lipschitz (Tsuzuku et al., NeurIPS 2018,
+    "vector"  √2·L in l2 and 2·L in l_inf, where the logits as one vector are L-Lipschitz (Tsuzuku et al., NeurIPS 2018,
               Prop. 1);
     "logits"  L_t + L_i, where each logit has its own constant (2 for L = 1: Qian & Wegman, ICLR 2019, §2.1);
-    "rows"    L·‖w_t − w_i‖, the rows of the last linear layer over the constant of what it sees (Prop. 2).
+    "rows"    L·‖w_t − w_i‖, with the rows of the last linear layer and the constant L of its input (Tsuzuku, Prop. 2).
 
     The report says for how many pairs each of them is the smallest.
     """
@@ -49,12 +49,12 @@ class Pairwise:
         return BoundCertificate(self.kind, network.norm, judge, report, pairs, errors)
 
     def walk(self, network: Network) -> Walk:
-        """What bounds how fast the parts of its values move."""
+        """The walk that bounds the Lipschitz constants of the network's values."""
         return Walk(network, network.norm)
 
 
 def claimed_walk(walk: Walk) -> Walk:
-    """The same walk by what the layers' schemes promise; what was measured is not measured again."""
+    """The walk with the norms that the layers' schemes promise; a norm that was measured is not measured again."""
     claimed = ClaimedWalk(walk.network, walk.norm, walk.measure)
     claimed.norms = walk.norms
     return claimed
@@ -63,7 +63,7 @@ def claimed_walk(walk: Walk) -> Walk:
 def bound_report(
     measured: PairBounds, claimed: PairBounds, bounds: Sequence[str], rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The bounds with the layers' real norms, what their schemes promise, and by how much the first enlarges radii."""
+    """The bounds by the measured norms of layers, those by construction, and how much larger the former make radii."""
     pairs, promised = measured.smallest(bounds), claimed.smallest(bounds)
     moving = pairs > 0
     slack = torch.tensor([row.get("gram_slack", 1.0) for row in rows], dtype=torch.float64).prod()
@@ -80,10 +80,11 @@ def bound_report(
 
 
 def pairwise_judge(network: Network, pairs: Tensor, errors: Tensor) -> Callable[[Tensor, Tensor], Verdict]:
-    """Verdicts from a (K, K) matrix of pairwise constants and bounds (K,) of each logit's rounding error.
+    """A function from images (B, C, H, W) and labels (B,) to a Verdict.
 
-    A margin shrinks by the errors of its two logits, and the operations on it round down. An image whose prediction is
-    wrong, or whose logits are not finite, has radius 0.
+    `pairs` (K, K) bounds the Lipschitz constant of each difference of logits, and `errors` (K,) the rounding error of
+    each logit. A margin is reduced by the errors of its two logits, and the operations on it round down. An image whose
+    prediction is wrong, or whose logits are not finite, has radius 0.
     """
 
     def judge(x: Tensor, labels: Tensor) -> Verdict:

@@ -16,12 +16,14 @@ from lipcert.norms.comparison import statistical_norm
 
 
 class Statistical(Pairwise):
-    """LMT's own evaluation: every layer's norm from `starts` power iterations of `iterations` steps at most, none of
-    them below the truth but with probability (2/π)^(starts/2); the report adds these up over the layers. Norms of
-    some rows of a layer alone, which are small matrices, are proved.
+    """LMT's own evaluation, for comparison with published numbers. Its radii are not proofs, and `certificate=pairwise`
+    finds larger ones where it measures exactly.
 
-    Its radii are no proofs, and `certificate=pairwise` has larger ones where it measures exactly: this is for
-    comparison with what was published. ValueError for a network that is certified in another norm than l2.
+    Every layer's norm comes from `starts` power iterations of at most `iterations` steps each, and is too small with
+    probability at most (2/π)^(starts/2). The report adds these probabilities up over the layers. The norms of some rows
+    of a layer alone, which are small matrices, are proved.
+
+    Raises ValueError for a network that is certified in another norm than l2.
     """
 
     kind = Kind.STATISTICAL
@@ -29,9 +31,8 @@ class Statistical(Pairwise):
     def __init__(self, starts: int = 128, iterations: int = 1000, seed: int = 0):
         super().__init__()
         if starts < 1 or iterations < 2:
-            raise ValueError(
-                f"`certificate.starts` must be at least 1, `certificate.iterations` 2; got {starts} and {iterations}"
-            )
+            given = f"{starts} and {iterations}"
+            raise ValueError(f"`certificate.starts`, `iterations` must be at least 1 and 2, got {given}")
         self.starts, self.iterations, self.seed = starts, iterations, seed
 
     def __call__(self, network: Network) -> BoundCertificate:
@@ -44,7 +45,7 @@ class Statistical(Pairwise):
         return _LayersWalk(network, network.norm, self.statistically)
 
     def statistically(self, operator: Operator, norm: Norm) -> Tensor:
-        """The norm, which holds but with a probability that is added to `failure`."""
+        """The norms (groups,) of an operator; the probability that they are too small is added to `failure`."""
         if norm is not Norm.L2:
             raise ValueError("`certificate=statistical` is for networks certified in l2")
         norm_, failure = statistical_norm(
@@ -60,7 +61,7 @@ class Statistical(Pairwise):
 
 
 class _LayersWalk(Walk):
-    """Measures whole layers by `measure`, and parts of their rows by proof."""
+    """Measures whole layers by `measure`, and proves the norms of some of their rows."""
 
     def __init__(self, network: Network, norm: Norm, measure: Measure):
         super().__init__(network, norm, measure)

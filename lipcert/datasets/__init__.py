@@ -1,3 +1,3 @@
-"""Data sets, one file each, named like its yaml: `conf/dataset/mnist.yaml` is `lipcert.datasets.mnist.mnist(...)`."""
+"""Data sets, one file each, named like its YAML: `conf/dataset/mnist.yaml` builds `lipcert.datasets.mnist.mnist`."""
 
 from lipcert.datasets.batching import batches as batches

@@ -1,25 +1,28 @@
-"""Augmentations of a whole batch on its own device, one random choice per image and no loop over images.
+"""Augmentations of a whole batch on its own device, with a random choice for each image and no loop over images.
 
-Images are float in [0, 1], (B, C, H, W). An augmentation consumes `draws` uniform numbers in [0, 1) per image and is
-otherwise a pure function: `augmentation(x, u)` with u (B, draws). So whoever draws `u` for a global batch on the CPU
-and hands each rank its rows gives every rank, on any device, the images that a single rank would see.
+Images are floats in [0, 1], (B, C, H, W). An augmentation is a pure function `augmentation(x, u)` of the images and of
+uniform random numbers u (B, draws) in [0, 1). These are drawn on the CPU for the batch of all ranks, and each rank is
+given its rows: so every rank, on any device, sees the images that a single rank would see.
 
-Fills are in units of 8-bit pixels, 0..255, as the papers write them.
+Fill values are pixels in 0..255, as in the papers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import index
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lipcert.datasets.checks import check
+
 
 @runtime_checkable
 class Augmentation(Protocol):
-    """`augmentation(x, u)`: images (B, C, H, W) and uniforms (B, draws) in [0, 1) to images."""
+    """What maps images (B, C, H, W) and uniform numbers (B, draws) in [0, 1) to images."""
 
     @property
     def draws(self) -> int: ...
@@ -29,10 +32,10 @@ class Augmentation(Protocol):
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """A window, its place uniform in the image padded by `padding` on all sides.
+    """A window at a uniformly random place of the padded image.
 
-    `size` is its side; None: the data set's `crop`, else the image's own size. `fill` is a pixel value, or "edge" to
-    repeat the border.
+    padding: pixels added on all sides. fill: their value, or "edge": that of the nearest pixel of the image.
+    size: the side of the window; None: the `crop` of the data set, or else the size of the image.
     """
 
     padding: int = 0
@@ -42,8 +45,8 @@ class RandomCrop:
 
     def __post_init__(self) -> None:
         _check_fill(self.fill, "edge")
-        if self.padding < 0:
-            raise ValueError(f"`RandomCrop.padding` must not be negative, got {self.padding}")
+        check("RandomCrop.padding", self.padding, "an integer from 0 to 1,000", lambda v: 0 <= index(v) <= 1000)
+        check("RandomCrop.size", self.size, "a positive integer or null", lambda v: v is None or index(v) > 0)
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
         border = (self.padding,) * 4
@@ -69,9 +72,10 @@ class HorizontalFlip:
 
 @dataclass(frozen=True)
 class Cutout:
-    """Blanks a square of side `size`, its centre uniform on the grid lines 0..H x 0..W, clipped at the borders.
+    """Fills a square whose centre is a uniformly random crossing of the lines between pixels, 0..H x 0..W.
 
-    `fill` is a pixel value, or "mean": each channel's mean over the square it replaces (TULIP's cutout).
+    size: the side of the square, which is clipped at the borders of the image. fill: a pixel value, or "mean": the mean
+    over the square, for each channel (TULIP's cutout).
     """
 
     size: int
@@ -80,15 +84,14 @@ class Cutout:
 
     def __post_init__(self) -> None:
         _check_fill(self.fill, "mean")
-        if self.size <= 0:
-            raise ValueError(f"`Cutout.size` must be positive, got {self.size}")
+        check("Cutout.size", self.size, "a positive integer", lambda v: index(v) > 0)
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
         rows, columns = (self._covered(length, u[:, i]) for i, length in enumerate(x.shape[-2:]))
         square = rows[:, None, :, None] & columns[:, None, None, :]
         if self.fill != "mean":
             return x.masked_fill(square, _level(self.fill))
-        # A square of side 1 may be clipped to nothing: then there is no pixel to fill either.
+        # A square of side 1 may be clipped to nothing; then there is no pixel to fill.
         area = square.sum((2, 3), keepdim=True).clamp(min=1)
         return torch.where(square, (x * square).sum((2, 3), keepdim=True) / area, x)
 
@@ -100,10 +103,13 @@ class Cutout:
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """The central window of `size`, half a pixel up and left of the centre where it can't be central."""
+    """The central window of side `size`, half a pixel above or left of the centre where none is central."""
 
     size: int
     draws: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        check("CenterCrop.size", self.size, "a positive integer", lambda v: index(v) > 0)
 
     def __call__(self, x: Tensor, u: Tensor | None = None) -> Tensor:
         height, width = x.shape[-2:]
@@ -114,7 +120,7 @@ class CenterCrop:
 
 
 def _pick(u: Tensor, choices: int) -> Tensor:
-    """Uniforms in [0, 1) to integers 0..choices-1; float32 rounding can't reach `choices`."""
+    """Uniform numbers in [0, 1) as integers 0..choices-1; rounding to float32 can't reach `choices`."""
     return (u * choices).to(torch.int64)
 
 
@@ -123,5 +129,4 @@ def _level(fill: float | str) -> float:
 
 
 def _check_fill(fill: float | str, word: str) -> None:
-    if fill != word and (isinstance(fill, str) or not 0 <= fill <= 255):
-        raise ValueError(f"`fill` must be a pixel value from 0 to 255 or {word!r}, got {fill!r}")
+    check("fill", fill, f"a pixel value from 0 to 255 or {word!r}", lambda v: v == word or 0 <= v <= 255)

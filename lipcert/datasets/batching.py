@@ -29,12 +29,15 @@ def batches(
     drop_last: bool = False,
     workers: int = 0,
 ) -> Batches:
-    """An iterable of (x, y) on `device`: x float32 (B, C, H, W), pixel / 255 before augmentation, and y int64 (B,).
+    """The split in batches, moved to `device`: images in memory once, images on disk as `workers` processes read them.
 
-    `batch_size` is global and divisible by `world_size`; every rank yields as many batches and sees its slice of each.
-    The last batch may be smaller, and its slices differ by one image or be empty; `drop_last` drops it, but never
-    leaves a split of at least `world_size` images without a batch. Without `shuffle`, images come in index order. An
-    image in memory is moved to `device` once, one on disk is read by `workers` processes.
+    batch_size: of all ranks together, a multiple of `world_size`. Each rank yields its slice of every batch.
+    augment: what is done to a batch, in this order.
+    shuffle: whether images come in a random order, fixed by `seed` and the epoch, or in that of their indices.
+    drop_last: drops the last batch if it is smaller, but not if it is the only one. A smaller batch is divided into
+    slices that differ by one image, and may be empty.
+    Returns an iterable of (x, y): x float32 (B, C, H, W), pixel / 255 and then augmented, and y int64 (B,).
+    Raises ValueError where the ranks can't share the batches.
     """
     if batch_size <= 0:
         raise ValueError(f"`batch_size` must be positive, got {batch_size}")
@@ -55,7 +58,7 @@ def batches(
 
 @dataclass(eq=False)
 class Batches:
-    """What `batches` returns. Whoever trains sets `epoch` before each pass; a pass already begun keeps its own."""
+    """What `batches` returns. Training sets `epoch` before each pass; a pass that has begun keeps its own."""
 
     split: Split
     bounds: Sequence[tuple[int, int]]  # of the global batches, in the epoch's order
@@ -83,7 +86,7 @@ class Batches:
             yield (crop(x) if crop else x), labels
 
     def _read(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """This rank's slices: images uint8 and labels, on the device."""
+        """The slices of this rank: images uint8 (B, C, H, W) and labels int64 (B,), on the device."""
         images, labels, count = self.split.images, self.split.labels, len(self.split)
         generator = stream(self.seed, ORDER, epoch)
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
@@ -96,10 +99,10 @@ class Batches:
             order = order.to(self.device)
             for start, stop in self.bounds:
                 indices = self._slice(order[start:stop])
-                yield images.index_select(0, indices), labels.index_select(0, indices)  # indexing is ten times slower
+                yield images.index_select(0, indices), labels.index_select(0, indices)  # ten times faster than indexing
 
     def _uniforms(self, epoch: int, number: int) -> Sequence[Tensor]:
-        """One tensor (B, draws) an augmentation: this rank's rows of the global batch's, drawn on the CPU."""
+        """A tensor (B, draws) for each augmentation: the rows of this rank, from what is drawn for all ranks."""
         draws = [augmentation.draws for augmentation in self.augment]
         start, stop = self.bounds[number]
         u = torch.rand(stop - start, sum(draws), generator=stream(self.seed, AUGMENT, epoch, number))

@@ -1,100 +1,100 @@
-"""Files that ought to be there: downloaded where they are missing, and named where they are broken."""
+"""The files of published data sets: downloaded where they are missing."""
 
 from __future__ import annotations
 
-import contextlib
+import os
 import queue
-import socket
+import shutil
+import tempfile
 import threading
-import time
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple
 
-T = TypeVar("T")
-PATIENCE = 5.0  # seconds that a server may be silent
+from rich.console import Console
+from torchvision.datasets.utils import check_integrity, extract_archive
+
+from lipcert.datasets.options import Options
+from lipcert.errors import one_line
+
+PATIENCE = 8.0  # seconds that a server may be silent
 
 
-def provide(
-    root: Path, files: Sequence[str], archives: Mapping[str, Sequence[str]], download: Callable[[], object]
-) -> None:
-    """Sees to it that `files` lie under `root`, calling `download` where one is missing.
+class Archive(NamedTuple):
+    """A file in which a data set is published: its path under `data_dir`, where to download it, and its MD5 sum."""
 
-    archives: what `download` unpacks the files from, under `root`, each with the addresses that have it. Without an
-    archive and without a network, or where the server falls silent: a ValueError, after a few seconds.
+    path: str
+    address: str
+    md5: str
+
+
+def provide(options: Options, files: Sequence[str], archives: Sequence[Archive]) -> None:
+    """Downloads and unpacks what is missing; without a network where the archives lie there already.
+
+    options: of the data set. files: the files and folders that are needed, as paths under `options.root`; they appear
+    whole or not at all.
+    Raises ValueError where they can't be had; after a few seconds where no server answers.
     """
-    missing = [file for file in files if not (root / file).exists()]
+    root = options.root
+    missing = [file for file in files if not os.path.exists(root / file)]
     if not missing:
         return
+    lacking = f"{root} lacks {', '.join(missing[:4])}{' and more' * (len(missing) > 4)}"
+    way_out = "put the files there or set `data_dir=`"
+    if not options.download:
+        raise ValueError(f"{lacking}, and nothing is downloaded here: {way_out}")
     try:
-        addresses = [address for archive in archives if not (root / archive).exists() for address in archives[archive]]
-        if addresses and not _answers(addresses):
-            raise OSError(f"no answer from {addresses[0]}")
-        with _socket_timeout(PATIENCE):
-            download()
-    except Exception as error:  # RuntimeError, URLError, BadZipFile, tarfile.ReadError, ...: all mean no files
-        wanted = f"{', '.join(missing[:4])}{' and more' if len(missing) > 4 else ''}"
-        failed = f"downloading failed ({one_line(error)})"
-        raise ValueError(f"{root} lacks {wanted}, and {failed}: put the files there or set `data_dir=`") from error
+        existing = next(folder for folder in (root, *root.parents) if os.path.exists(folder))
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=existing) as partial:
+            for archive in archives:
+                if not (root / archive.path.removesuffix(".gz")).exists():
+                    _unpack(archive, root, Path(partial))
+            for file in missing:
+                (root / file).parent.mkdir(parents=True, exist_ok=True)
+                Path(partial, file).replace(root / file)
+    except Exception as error:  # OSError, BadZipFile, HTTPException, ...: there are no files, whatever the reason
+        raise ValueError(f"{lacking}, and downloading failed ({one_line(error)}): {way_out}") from error
 
 
-def read(load: Callable[[], T], files: Sequence[Path], probe: Callable[[Path], object]) -> T:
-    """`load()`; where that fails, a ValueError naming the first of `files` that `probe` fails on or finds false."""
-    try:
-        return load()
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever the bytes made of the parser: AssertionError, struct.error, KeyError, ...
-        broken = next((file for file in files if not _sound(file, probe)), None)
-        what = str(broken or " or ".join(map(str, files)))
-        raise ValueError(f"{what} is corrupt ({one_line(error)}): delete it, and it is downloaded anew") from error
+def damaged(path: Path, error: BaseException) -> ValueError:
+    """What to raise where a downloaded file can't be read: one line that names it."""
+    return ValueError(f"{path} is damaged ({one_line(error)}): delete it, and it will be downloaded again")
 
 
-def one_line(error: BaseException) -> str:
-    """Its message on one line of at most 200 characters, or its kind where it has none."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _unpack(archive: Archive, root: Path, partial: Path) -> None:
+    """Puts what the archive holds under `partial`, at the place that it has under `root`."""
+    source, fresh = root / archive.path, partial / archive.path
+    fresh.parent.mkdir(parents=True, exist_ok=True)
+    if not check_integrity(source, archive.md5):
+        source = fresh
+        progress = Console(stderr=True).status(f"downloading {archive.address}")
+        with progress, _answer(archive.address) as answer, fresh.open("wb") as file:
+            shutil.copyfileobj(answer, file)
+        if not check_integrity(source, archive.md5):
+            raise OSError(f"{archive.address} is not the published file: its MD5 sum is another")
+    if source.suffix in (".gz", ".zip"):
+        extract_archive(source, fresh.parent)
 
 
-def _sound(file: Path, probe: Callable[[Path], object]) -> bool:
-    try:
-        return probe(file) is not False
-    except Exception:
-        return False
+def _answer(address: str) -> Any:
+    """The response of a server, or OSError after `PATIENCE` seconds.
 
-
-def _answers(addresses: Sequence[str]) -> bool:
-    """Whether any of the servers answers in time.
-
-    A socket's own timeout doesn't bound that: it counts anew for each of a host's addresses, and not for its name.
+    In a thread, because the time-out of a socket neither covers the look-up of a name nor all addresses of a host.
     """
-    answers: queue.Queue[bool] = queue.Queue()
+    answers: queue.Queue[Any] = queue.Queue()
 
-    def knock(address: str) -> None:
-        request = urllib.request.Request(address, method="HEAD", headers={"User-Agent": "lipcert"})
+    def ask() -> None:
         try:
-            urllib.request.urlopen(request, timeout=PATIENCE).close()
-        except urllib.error.HTTPError:
-            answers.put(True)  # what it thinks of HEAD is no matter
-        except Exception:
-            answers.put(False)
-        else:
-            answers.put(True)
+            answers.put(urllib.request.urlopen(address, timeout=PATIENCE))
+        except Exception as error:
+            answers.put(error)
 
-    for address in addresses:
-        threading.Thread(target=knock, args=[address], daemon=True).start()
-    deadline = time.monotonic() + PATIENCE
-    with contextlib.suppress(queue.Empty):
-        return any(answers.get(timeout=max(0.0, deadline - time.monotonic())) for _ in addresses)
-    return False
-
-
-@contextlib.contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
+    threading.Thread(target=ask, daemon=True).start()
     try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+        answer = answers.get(timeout=PATIENCE)
+    except queue.Empty:
+        answer = TimeoutError("time-out")
+    if isinstance(answer, Exception):
+        raise OSError(f"no answer from {address}: {one_line(answer)}")
+    return answer

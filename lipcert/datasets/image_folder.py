@@ -1,69 +1,99 @@
-"""Your own images: one folder a split, one folder a class."""
+"""Your own images: one folder for each split, and in it one folder for each class."""
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from lipcert.datasets.assemble import Options, assemble
+from lipcert.datasets.assemble import assemble
+from lipcert.datasets.checks import check
 from lipcert.datasets.files import ImageFiles, image_files
+from lipcert.datasets.options import Options, with_options
 from lipcert.datasets.split import Dataset, Split
 
 Labelled = Sequence[tuple[str, int]]  # paths and their labels
+DEEPEST = 16  # how many folders deep images are looked for
 
 
+@with_options
 def image_folder(
+    options: Options,
     *,
     path: str | None = None,
     name: str = "image_folder",
     image_size: int | None = None,
     mode: str | None = None,
     memory_limit_mb: float = 2000,
-    **shared: Any,
 ) -> Dataset:
-    """Images `path`/{train,test}/<class>/*, and `path`/val/<class>/* where there is one (`val_size` is then not used).
+    """Images `path`/{train,test}/<class>/*, and `path`/val/<class>/* if there are any (`val_size` is then not used).
 
-    path: the folder; None: `data_dir`. Classes are numbered by their folders' names in train/, sorted.
-    image_size: scale every image to cover this side and keep its centre; None: all must be of one size.
-    mode: "L" (grey, C = 1) or "RGB"; None: as the first training image. Alpha is dropped.
+    path: the folder; None: `data_dir`. Classes are numbered by the names of their folders in train/, sorted.
+    name: what tables call the data set.
+    image_size: the side that every image is scaled to cover, its centre being kept; None: all must be of one size.
+    mode: "L" (grey, C = 1) or "RGB"; None: as the first training image. Alpha channels are dropped.
     memory_limit_mb: larger sets stay on disk and are read batch by batch by `workers` processes.
+    Raises ValueError where the folders are not like that, or a file is no image.
     """
-    options = Options.of(shared)
+    check("dataset.path", path, "a folder or null", lambda v: v is None or Path(v).expanduser())
     root = Path(path).expanduser() if path else options.root
-    folders = {part: root / part for part in ("train", "val", "test") if part != "val" or (root / part).is_dir()}
-    absent = next((folder for folder in folders.values() if not folder.is_dir()), None)
+    folders = {part: root / part for part in ("train", "val", "test") if part != "val" or os.path.isdir(root / part)}
+    absent = next((folder for folder in folders.values() if not os.path.isdir(folder)), None)
     if absent is not None:
-        layout = "it must hold train/<class>/* and test/<class>/*: set `dataset.path=` or `data_dir=`"
-        raise ValueError(f"{absent} is not a folder; {layout}")
-    classes = {folder.name: number for number, folder in enumerate(_classes(folders["train"]))}
-    splits = {part: _labelled(folder, classes) for part, folder in folders.items()}
-    return from_files(name, options, splits, len(classes), image_size, mode, memory_limit_mb)
+        wanted = f"{root} must hold train/<class>/* and test/<class>/*"
+        raise ValueError(f"{absent} is not a folder, but {wanted}: set `dataset.path=` or `data_dir=`")
+    classes = {name: number for number, name in enumerate(_class_names(folders["train"]))}
+    splits = {}
+    for part, folder in folders.items():
+        unknown = next((name for name in _class_names(folder) if name not in classes), None)
+        if unknown:
+            raise ValueError(f"{folder} has a class {unknown!r} that the training folder lacks")
+        splits[part] = labelled_files(folder, classes)
+    return from_files(name, options, splits, classes, image_size, mode, memory_limit_mb)
+
+
+def labelled_files(folder: Path, classes: Mapping[str, int]) -> Labelled:
+    """The image files below `folder`/<class>, sorted by class, folder and name, each with the number of its class.
+
+    Raises ValueError where one is no regular file, where there is a link to a folder, or where folders lie too deep.
+    """
+    named = sorted(classes.items())
+    return [(file, number) for name, number in named if (folder / name).is_dir() for file in _images(folder / name)]
 
 
 def from_files(
     name: str,
     options: Options,
     splits: Mapping[str, Labelled],
-    num_classes: int,
+    classes: Mapping[str, int],
     image_size: int | None,
     mode: str | None,
     memory_limit_mb: float,
 ) -> Dataset:
-    """The data set of labelled files, `splits` train, test and perhaps val; in memory if its images all fit."""
-    for part, labelled in splits.items():
-        if not labelled:
-            raise ValueError(f"{name}: the {part} set is empty")
+    """The data set of labelled files; in memory if all its images fit into `memory_limit_mb`.
+
+    splits: those of "train", "test" and perhaps "val". classes: their names and numbers.
+    image_size, mode: as `image_files` takes them. Raises ValueError as `image_folder` does.
+    """
+    check("dataset.memory_limit_mb", memory_limit_mb, "a number from 0", lambda v: 0 <= v < math.inf)
+    empty = next((part for part, labelled in splits.items() if not labelled), None)
+    if empty:
+        raise ValueError(f"`dataset`: the {empty} set of {name} is empty")
+    trained = {label for _, label in splits["train"]}
+    unseen = next((each for each, number in classes.items() if number not in trained), None)
+    if unseen is not None:
+        raise ValueError(f"`dataset`: the class {unseen!r} of {name} has no training images: add some, or remove it")
     like = image_files([file for file, _ in splits["train"]], image_size, mode)
     found = {
         part: Split(replace(like, paths=[file for file, _ in labelled]), torch.tensor([label for _, label in labelled]))
         for part, labelled in splits.items()
     }
-    dataset = assemble(name, options, found["train"], found["test"], num_classes, found.get("val"))
+    dataset = assemble(name, options, found["train"], found["test"], len(classes), found.get("val"))
     chosen = (dataset.train, dataset.val, dataset.test)
     if sum(torch.Size(split.images.shape).numel() for split in chosen) > memory_limit_mb * 1e6:
         return dataset
@@ -76,15 +106,28 @@ def _in_memory(split: Split, description: str) -> Split:
     return replace(split, images=split.images.in_memory(description))
 
 
-def _classes(folder: Path) -> list[Path]:
-    found = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    if not found:
+def _class_names(folder: Path) -> list[str]:
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    if not names:
         raise ValueError(f"{folder} has no class folders: put its images in {folder}/<class>/")
-    return found
+    return names
 
 
-def _labelled(folder: Path, classes: Mapping[str, int]) -> Labelled:
-    strange = [entry.name for entry in _classes(folder) if entry.name not in classes]
-    if strange:
-        raise ValueError(f"{folder} has a class {strange[0]!r} that the training folder lacks")
-    return make_dataset(str(folder), dict(classes), extensions=IMG_EXTENSIONS, allow_empty=True)
+def _images(folder: Path) -> list[str]:
+    found = []
+    for parent, folders, files in os.walk(folder, onerror=_refuse):
+        if len(Path(parent).relative_to(folder).parts) > DEEPEST:
+            raise ValueError(f"{folder} has folders that lie more than {DEEPEST} deep: move their images up")
+        link = next((name for name in folders if os.path.islink(os.path.join(parent, name))), None)
+        if link:
+            raise ValueError(f"{os.path.join(parent, link)} is a link to a folder: put the images themselves there")
+        paths = [os.path.join(parent, name) for name in files if name.lower().endswith(IMG_EXTENSIONS)]
+        irregular = next((path for path in paths if not os.path.isfile(path)), None)
+        if irregular:
+            raise ValueError(f"{irregular} is not a regular file, nor a link to one: remove it")
+        found += paths
+    return sorted(found, key=os.path.split)
+
+
+def _refuse(error: OSError) -> None:
+    raise ValueError(f"{error.filename} can't be read: {error.strerror}")

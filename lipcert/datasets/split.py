@@ -17,8 +17,9 @@ from lipcert.datasets.files import ImageFiles
 class Split:
     """Labelled images: `images` uint8 (N, C, H, W), or ImageFiles where they don't fit in memory; `labels` int64 (N,).
 
-    Where `crop` is set, the images are larger than the model's: `batches` brings them to crop x crop, by the
-    augmentation or from the centre. `input_shape` (C, H, W) is the shape after that.
+    crop: where it is set, the images are larger than those of the model: `batches` reduces them to crop x crop, by
+    augmentation or at the centre.
+    Raises ValueError for other shapes.
     """
 
     images: Tensor | ImageFiles
@@ -37,11 +38,12 @@ class Split:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what a model receives."""
         channels, height, width = self.images.shape[1:]
         return (channels, self.crop, self.crop) if self.crop else (channels, height, width)
 
     def pixels(self) -> Tensor:
-        """All images as bytes of what a model receives, uint8 (N, *input_shape): read from disk, centres cut out."""
+        """All images as a model receives them, in bytes: uint8 (N, *input_shape), read from disk and cropped."""
         images = self.images.in_memory("reading") if isinstance(self.images, ImageFiles) else self.images
         return CenterCrop(self.crop)(images) if self.crop else images
 
@@ -51,17 +53,17 @@ class Split:
         return replace(self, images=images, labels=self.labels[indices])
 
     def head(self, n: int | None) -> Split:
-        """The first `n` images; all of them for None."""
+        """The first `n` images; None: all."""
         return self if n is None else self.take(torch.arange(min(n, len(self)), device=self.labels.device))
 
     def to(self, device: torch.device | str) -> Split:
-        """The same on `device`; files stay files."""
+        """The split on `device`; images on disk stay there."""
         images = self.images if isinstance(self.images, ImageFiles) else self.images.to(device)
         return replace(self, images=images, labels=self.labels.to(device))
 
 
 class LabelNoise(NamedTuple):
-    """The training images whose label was drawn anew: their indices in `train`, the labels before and after, (M,)."""
+    """The training images with a random label: their indices in `train`, their labels before and after, each (M,)."""
 
     indices: Tensor
     before: Tensor
@@ -72,7 +74,8 @@ class LabelNoise(NamedTuple):
 class Dataset:
     """A loaded data set. `val` may be empty.
 
-    augment: what training does to its batches. eps: the radii to report. workers: as configured.
+    label_noise: which training labels are random. augment: what training does to a batch, in this order.
+    eps: the l2 radii to report. workers: how many processes read images that stay on disk.
     """
 
     name: str

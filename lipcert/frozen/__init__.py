@@ -1,7 +1,8 @@
-"""The frozen network: a plain list of known operations, which alone is evaluated, bounded, boxed, attacked and stored.
+"""The frozen network: a plain list of known operations. Nothing else is evaluated, bounded, attacked or stored.
 
-`freeze` makes one of a module; `capture/` reads the module, `ops/` holds the operations with all their rules.
-`lipschitz` and `pairs` walk the rules of movement, `boxes` those of intervals, `rounding` those of rounding errors.
+`freeze` makes one from a module, which `capture/` reads; `ops/` holds the operations with all of their rules.
+`lipschitz` and `pairs` apply the rules of Lipschitz constants, `boxes` those of intervals, `rounding` those of rounding
+errors; `file` stores a network, and `training` applies the rules to parameters that are still trained.
 """
 
 from lipcert.frozen.capture import Refused as Refused

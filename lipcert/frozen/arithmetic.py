@@ -1,4 +1,4 @@
-"""The floating-point arithmetic that a network is evaluated in, as far as error bounds need to know it."""
+"""The floating-point arithmetic that a network is evaluated in, as far as error bounds depend on it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 class Arithmetic:
     """Rounding to nearest, with or without subnormal numbers.
 
-    unit   the unit roundoff: one operation errs by at most `unit` times its result;
-    tiny   the smallest normal number: what one operation loses to underflow at most, flushed to zero or not;
-    largest  the largest finite number.
+    unit     the unit roundoff: one operation errs by at most `unit` times its result
+    tiny     the smallest normal number: one underflow loses at most this, whether flushed to zero or not
+    largest  the largest finite number
     """
 
     unit: float
@@ -23,7 +23,7 @@ class Arithmetic:
     def gamma(self, roundings: int) -> float:
         """γ_n = n·u/(1 − n·u), the relative error of n roundings in a row (Higham, *Accuracy and Stability*, §3.1).
 
-        Infinite where n roundings leave nothing.
+        Infinite where n·u is 1 or more.
         """
         share = roundings * self.unit
         return share / (1 - share) if share < 1 else math.inf
@@ -31,4 +31,4 @@ class Arithmetic:
 
 FLOAT64 = Arithmetic(2.0**-53, 2.0**-1022, sys.float_info.max)
 FLOAT32 = Arithmetic(2.0**-24, 2.0**-126, (2 - 2.0**-23) * 2.0**127)
-EXACT = Arithmetic(0.0, 0.0, math.inf)  # real numbers: nothing is rounded outward; for training
+EXACT = Arithmetic(0.0, 0.0, math.inf)  # real numbers, for training: nothing is rounded outward

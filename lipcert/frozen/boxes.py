@@ -1,4 +1,4 @@
-"""Interval propagation: the box of all that a network can answer to a box of images (Gowal et al., ICCV 2019)."""
+"""Interval propagation: a box that holds all logits for a box of images (Gowal et al., ICCV 2019)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lipcert.frozen.ops.linear import Linear
 
 
 def all_boxes(network: Operations, low: Tensor, high: Tensor, arithmetic: Arithmetic) -> list[Box]:
-    """The boxes of the image and of every operation's value, over images low ≤ x ≤ high, (B, …) each."""
+    """Boxes (low, high) of the image and of every operation's value, for images low ≤ x ≤ high, (B, *shape) each."""
     boxes = [(low, high)]
     for operation in network.operations:
         boxes.append(operation.box(arithmetic, *(boxes[i] for i in operation.inputs)))
@@ -22,7 +22,7 @@ def all_boxes(network: Operations, low: Tensor, high: Tensor, arithmetic: Arithm
 
 
 def box_of(network: Operations, low: Tensor, high: Tensor, arithmetic: Arithmetic, value: int) -> Box:
-    """The box of one value; what nothing reads any more is forgotten on the way."""
+    """The box of one value. Boxes of values that nothing reads any more are freed on the way."""
     if value == 0:
         return low, high
     operations = network.operations[:value]
@@ -37,10 +37,11 @@ def box_of(network: Operations, low: Tensor, high: Tensor, arithmetic: Arithmeti
 
 
 def worst_margins(network: Operations, low: Tensor, high: Tensor, labels: Tensor, arithmetic: Arithmetic) -> Tensor:
-    """Lower bounds (B, K) of y_t − y_j over the box of images, t the label; 0 at j = t.
+    """Lower bounds (B, K) of y_t − y_j for images low ≤ x ≤ high, (B, *shape) each; t is the label (B,); 0 at j = t.
 
-    A last linear layer is joined with the difference of its rows w_t − w_j: tighter than the box of its values.
-    `EXACT` arithmetic rounds nothing outward, and the result can be differentiated: for training.
+    If the last operation is linear, the bounds are those of the differences of its rows, w_t − w_j, which are tighter
+    than the box of its values. With `EXACT` arithmetic nothing is rounded outward and the result can be differentiated,
+    for training.
     """
     head, last = network.operations[-1], len(network.operations)
     if isinstance(head, Linear) and head.weight.dim() == 2:

@@ -1,14 +1,15 @@
-"""How fast any part of any value of a frozen network moves: proved bounds, walked backwards over the list.
+"""Proved Lipschitz constants of any part of any value of a frozen network, by a walk backwards over the operations.
 
-One invariant: `constant(v, part)` bounds ‖Δ value_v[part]‖ / ‖Δ image‖ over all pairs of images. An operation says
-which entries of its inputs a part needs, and how much it gains over them. Branches are nothing but parts that need
-little.
+One invariant holds: `constant(v, part)` bounds ‖Δ value_v[part]‖ / ‖Δ image‖ over all pairs of images. Each operation
+says which entries of its inputs a part depends on, and by which factor the part may move farther than they do. There is
+no concept of a branch: a branch is a part that depends on few entries.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -21,18 +22,19 @@ from lipcert.frozen.ops.joins import Split
 from lipcert.frozen.ops.moves import Move
 from lipcert.norms import Operator
 
-FEW = 64  # maps side by side are merged one by one up to this number
-LEAST = 2.0**-1022  # no constant other than 0 is smaller: a product that underflowed would claim that nothing moves
+FEW = 64  # up to so many linear maps side by side are combined one by one
+LEAST = 2.0**-1022  # no constant but 0 is smaller: if a product underflowed to 0, it would claim that nothing moves
+FRAMES = 20  # of Python's stack: more than the walk takes for one operation
 Measure = Callable[[Operator, Norm], Tensor]
 
 
 def proved(operator: Operator, norm: Norm) -> Tensor:
-    """The operator norms (G,) from above: what a proof measures by."""
+    """Upper bounds (G,) of the norms of an operator's groups: the measure that proofs use."""
     return operator.norms(norm)
 
 
 class Operations(Protocol):
-    """A list of operations on images of `shape`."""
+    """A list of operations on images of `shape`, as a frozen network has one."""
 
     @property
     def shape(self) -> Shape: ...
@@ -42,10 +44,14 @@ class Operations(Protocol):
 
 
 class Walk:
-    """`constant(v, part)`, and the arithmetic that the operations' rules compute it by.
+    """`constant(v, part)`, and the arithmetic that the rules of the operations compute it with.
 
-    The rules call no arithmetic but this, so that one rule serves proofs (floats, rounded up) and the estimates of
-    training (tensors that can be differentiated, `frozen.training`).
+    The rules use no other arithmetic. One rule therefore serves proofs, in floats that are rounded up, and estimates
+    for training, in tensors that can be differentiated (`frozen.training`).
+
+    network  the operations
+    norm     of image and values
+    measure  computes the norms of linear operators
     """
 
     def __init__(self, network: Operations, norm: Norm, measure: Measure = proved):
@@ -54,11 +60,15 @@ class Walk:
         self.known: dict[tuple[int, bytes | None], Any] = {}
         self.norms: dict[tuple, Any] = {}
         self.root, self.needed = 0, torch.zeros(())
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + FRAMES * len(network.operations)))
 
     # ---- the walk
 
     def constant(self, value: int, part: Tensor | None = None) -> Any:
-        """Of the entries `part` (a mask of the value's shape, None: all) of a value."""
+        """The Lipschitz constant of the entries `part` (a mask of the value's shape; None: all) of a value.
+
+        Raises ValueError, which names the operation, where there is no finite constant.
+        """
         if part is not None:
             if not bool(part.any()):
                 return 0.0
@@ -71,11 +81,11 @@ class Walk:
         return self.known[key]
 
     def start(self, part: Tensor | None) -> Any:
-        """Of the image."""
+        """The constant of a part of the image itself."""
         return 1.0
 
     def at_root(self, value: int, part: Tensor | None) -> Any:
-        """Of the value that the walk ends at: the image, or for a relative walk an earlier value of the network."""
+        """The constant where the walk ends: at the image or, if the walk is relative, at an earlier value."""
         if self.root == 0:
             return self.start(part)
         if value < self.root:
@@ -84,19 +94,20 @@ class Walk:
         return 1.0
 
     def relative(self, root: int) -> Walk:
-        """The same walk over an earlier value instead of the image; it notes in `needed` which entries it came to."""
+        """The same walk, which ends at the value `root` instead of the image and notes in `needed` what it reaches."""
         walk = copy.copy(self)
         walk.root, walk.known, walk.needed = root, {}, torch.zeros(self.shapes[root], dtype=torch.bool)
         return walk
 
     def checked(self, value: int, constant: Any, part: Tensor | None) -> Any:
+        """The constant of a value, if it is finite; raises ValueError otherwise."""
         operation = self.network.operations[value - 1]
         if not math.isfinite(constant):
             raise ValueError(f"`{operation.name or operation.kind}`: no finite Lipschitz constant in {self.norm}")
         return constant
 
     def joint(self, pieces: Sequence[tuple[int, Tensor | None]]) -> Any:
-        """Of parts of several values together, as one vector."""
+        """The constant of parts of several values, taken together as one vector."""
         found: dict[int, Tensor] = {}
         for value, part in pieces:
             mask = torch.ones(self.shapes[value], dtype=torch.bool) if part is None else part
@@ -113,8 +124,8 @@ class Walk:
         return self.least(least)
 
     def behind_a_split(self, parts: dict[int, Tensor]) -> list[Any]:
-        """Of two values that see separate halves of one split, and nothing else: what the split moves, times the larger
-        of what each moves over it. Empty where there is no such split."""
+        """The constant of two values that depend on separate halves of one split and on nothing else: the constant of
+        the split, times the larger constant of the two relative to it. Empty where there is no such split."""
         splits = [k for k, o in enumerate(self.network.operations[: min(parts)], 1) if isinstance(o, Split)]
         for split in reversed(splits):
             relative = [self.relative(split) for _ in parts]
@@ -129,7 +140,7 @@ class Walk:
         return []
 
     def origin(self, value: int, mask: Tensor) -> tuple[int, Tensor]:
-        """The value that a part copies its entries from, and how often each."""
+        """The earliest value that a part is copied from, and how often each of its entries appears in the part."""
         copied = mask.long()
         while value and isinstance(operation := self.network.operations[value - 1], Move):
             (i,) = operation.inputs
@@ -139,10 +150,10 @@ class Walk:
             value, copied = i, sums[:entries].view(self.shapes[i])
         return value, copied
 
-    # ---- what rules ask for
+    # ---- what the rules ask for
 
     def operation(self, value: int) -> Operation | None:
-        """What computes a value; None for the image."""
+        """The operation that computes a value; None for the image."""
         return self.network.operations[value - 1] if value else None
 
     def shape(self, value: int) -> Shape:
@@ -151,27 +162,35 @@ class Walk:
     def measured(
         self, value: int, group: int | None, rows: Tensor | None, operator: Callable[[], Operator], fused: int = 0
     ) -> Any:
-        """The norm of the linear operator of a value, of its `rows` alone where they are given; measured once.
+        """The norm of the linear operator that computes a value, or of its `rows` alone; it is measured only once.
 
-        `fused` is the number of the scaling behind it that it is measured together with; 0 for none. Products of two
-        constants may underflow, so that such a norm is never taken for 0.
+        `fused` is the number of the scaling after it, if both are measured as one operator, and 0 otherwise. A product
+        of two constants may underflow, so that the norm of two operations is never taken to be 0.
         """
-        key = (value, group, None if rows is None else rows.numpy().tobytes(), fused)
+        return self.once((value, group, None if rows is None else rows.numpy().tobytes(), fused), operator)
+
+    def once(self, key: tuple, operator: Callable[[], Operator]) -> Any:
+        """The norm that is known by `key`; it is computed where it is not known yet."""
         if key not in self.norms:
-            norm = up(float(self.measure(operator(), self.norm).max()))
-            self.norms[key] = max(norm, LEAST) if fused else norm
+            self.norms[key] = self.computed(key, operator)
         return self.norms[key]
 
+    def computed(self, key: tuple, operator: Callable[[], Operator]) -> Any:
+        """The norm of an operator, by the walk's own measure."""
+        norm = up(float(self.measure(operator(), self.norm).max()))
+        return max(norm, LEAST) if key[-1] else norm
+
     def fixed(self, value: int, operator: Callable[[], Operator]) -> Any:
-        """The norm of an operator that has no trained constants."""
+        """The norm of an operator without trained constants; a proved one, in every kind of walk."""
         key = (value, "fixed")
         if key not in self.norms:
             self.norms[key] = up(float(proved(operator(), self.norm).max()))
         return self.norms[key]
 
     def side_by_side(self, value: int, blocks: list[tuple[Any, Tensor | None]]) -> Any:
-        """Behind maps side by side, each (its norm, the entries of the input that it sees): the largest norm times what
-        they see together, or each by itself and merged, whichever is less."""
+        """The constant of linear maps side by side, each given as its norm and the entries of the input that it reads
+        (None: all): the largest norm times the constant of all these entries, or the merged constants of the maps,
+        whichever is smaller."""
         (i,) = self.network.operations[value - 1].inputs
         if any(seen is None for _, seen in blocks):
             union = None
@@ -185,12 +204,12 @@ class Walk:
         return self.least([together, self.merged([self.product(n, self.constant(i, seen)) for n, seen in blocks])])
 
     def support(self, weight: Tensor) -> Tensor | None:
-        """Which columns of (…, columns) have an entry other than 0; None where all do."""
+        """The columns of a weight (…, columns) that have a nonzero entry; None where all have."""
         seen = (weight != 0).flatten(0, -2).any(0)
         return None if bool(seen.all()) else seen
 
     def restricted(self, part: Tensor | None, kept: Tensor, shape: Shape) -> Tensor | None:
-        """The entries of a part that are `kept` too (a mask that broadcasts to `shape`)."""
+        """The entries of a part that are in `kept` too (a mask that broadcasts to `shape`)."""
         if bool(kept.all()):
             return part
         kept = kept.expand(shape)
@@ -202,13 +221,13 @@ class Walk:
         return up(float(slopes.max())) if slopes.numel() else 0.0
 
     def lengths(self, factors: Tensor) -> Tensor:
-        """The norm along the first axis, of two: how far an entry moves that is handed on with two factors."""
+        """The norm along the first axis, of size 2: the gain of an entry that is passed on with two factors."""
         if self.norm is Norm.LINF:
             return factors.amax(0)
         return (torch.hypot(*factors) if self.norm is Norm.L2 else factors.sum(0)) * UP
 
     def copied(self, times: int) -> Any:
-        """By how much a vector grows whose entries are each copied so many times."""
+        """The factor by which a vector grows, if each of its entries is copied so many times."""
         if times <= 1 or self.norm is Norm.LINF:
             return float(times > 0)
         return math.sqrt(times) * UP if self.norm is Norm.L2 else float(times)
@@ -231,7 +250,7 @@ class Walk:
         return min(constants)
 
     def merged(self, constants: Sequence[Any]) -> Any:
-        """Of parts without a common entry together."""
+        """The constant of several parts together, from their own constants; no two of them share an entry."""
         if len(constants) < 2:
             return constants[0] if constants else 0.0
         if self.norm is Norm.L2:
@@ -240,9 +259,9 @@ class Walk:
 
 
 def up(bound: float) -> float:
-    """A bound that a few operations computed, rounded up: 0 stays 0, what is smaller than LEAST becomes LEAST."""
+    """A bound that a few float64 operations computed, rounded up. 0 stays 0; what is below LEAST becomes LEAST."""
     return max(bound * UP, LEAST) if bound else 0.0
 
 
 class Bypassed(Exception):
-    """A part depends on something else than the value that it is looked at from."""
+    """A part depends on something other than the value that a relative walk ends at."""

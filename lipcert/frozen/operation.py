@@ -1,4 +1,4 @@
-"""What every operation of a frozen network provides. Each kind has its class in `ops/`, and is complete there."""
+"""What every operation of a frozen network provides. Each kind is one class in `ops/`, with all of its rules."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ if TYPE_CHECKING:
 
 Box = tuple[Tensor, Tensor]
 Shape = tuple[int, ...]
-UP = 1 + 1e-12  # bounds are multiplied by this wherever a few float64 operations computed them
+UP = 1 + 1e-12  # a bound that a few float64 operations computed is multiplied by this
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Operation:
     """One step of a frozen network: its value is a fixed function of earlier values.
 
-    A subclass adds its constants (fields of type Tensor) and attributes (numbers, words and tuples of numbers), and
-    the rules below. A batch comes first in every tensor that `evaluate` and `box` see; shapes and parts have no
-    batch axis, so that mixing images cannot be expressed.
+    A subclass adds its constants (fields of type Tensor), its attributes (numbers, strings and tuples of numbers) and
+    the rules below. The batch axis comes first in every tensor that `evaluate` and `box` receive; shapes and parts have
+    no batch axis, so that an operation which mixes images cannot be expressed.
 
     inputs  the numbers of the values that it reads: 0 is the image, k the value of the k-th operation
-    shape   of its value
-    name    of the module that it comes from
-    claim   what that layer's own scheme promises of its norms, one number a group (or row); no proof rests on a name or
-            a claim: they are for reports
+    shape   the shape of its value
+    name    the name of the module that it comes from
+    claim   the norm that the layer's own construction promises, one number for each group or row
+
+    No proof depends on a name or a claim: they are for reports.
     """
 
     inputs: tuple[int, ...]
@@ -45,48 +46,57 @@ class Operation:
     integers: ClassVar[dict[str, torch.dtype]] = {}  # constants that are whole numbers, with their types
 
     def evaluate(self, *values: Tensor) -> Tensor:
-        """The value on a batch, in the precision of the constants."""
+        """The value for a batch, in the precision of the constants."""
         raise NotImplementedError
 
     def result_shape(self, *shapes: Shape) -> Shape:
-        """The shape that the value has on inputs of these shapes. ValueError where constants, attributes and inputs
-        do not fit together: what was read from a file is checked by this before anything is computed."""
+        """The shape of the value for inputs of these shapes. Raises ValueError where constants, attributes and inputs
+        do not fit together: this checks what was read from a file before anything is computed."""
         raise NotImplementedError
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
-        """How far the entries `part` (a mask of `shape`; None: all) of this value, the `number`-th, move in the walk's
-        norm, from `walk.constant(input, part of it)`. Too large is sound, and so is asking for too much of an input."""
+        """The Lipschitz constant, in the walk's norm, of the entries `part` (a mask of `shape`; None: all) of this
+        value, which is the `number`-th, from `walk.constant(input, part of it)`. A constant that is too large is sound,
+        and so is a part of an input that is too large."""
         raise NotImplementedError
 
     def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
-        """The box of all values over boxes (low, high) of the inputs, rounded outward."""
+        """The box (low, high) of all values for inputs within the given boxes, rounded outward."""
         raise NotImplementedError
 
     def moved(self, *errors: Tensor) -> Tensor:
-        """How far each entry moves at most while the entries of the inputs move by `errors`; up to `UP`."""
+        """How far each entry of the value moves at most, if the entries of the inputs move by at most `errors`."""
         raise NotImplementedError
 
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
-        """By how much each entry of the computed value differs at most from the exact value of the same inputs, where
-        those are at most `sizes` and the exact value is at most `size`, entry by entry. It counts the relative error
-        of every rounding, and `arithmetic.tiny` for every underflow."""
+        """How far each entry of the computed value lies at most from its exact value for the same inputs.
+
+        The magnitudes of the inputs are at most `sizes`, that of the exact value is at most `size`, entry by entry.
+        The bound counts the relative error of every rounding, and `arithmetic.tiny` for every underflow.
+        """
         raise NotImplementedError
 
     def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
-        """The same in `norm`, for inputs whose norms are at most `lengths`. Infinite where only `rounded` is known."""
+        """The same distance in `norm`, for inputs of norms up to `lengths`. Infinite where only `rounded` is known."""
         return math.inf
 
     def pull_back(self, shape: Shape, weights: Tensor, errors: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Functionals x ↦ ⟨weights, value⟩ (R, *self.shape), known up to `errors`, as functionals of the input (of
-        `shape`), constant terms left out. None where the operation is not affine in one input."""
+        """Functionals ⟨weights, value⟩, (R, *self.shape), known up to `errors`, as functionals of the input of `shape`,
+        without their constant terms. None where the operation is not affine in one input."""
         return None
 
+    def rounded_outward(self, arithmetic: Arithmetic, box: Box, boxes: tuple[Box, ...], times: int = 2) -> Box:
+        """The computed box for inputs within `boxes`, widened by `times` its rounding error unless that is 0."""
+        if not arithmetic.unit:
+            return box
+        return outward(*box, times * self.rounded(arithmetic, largest(box), *map(largest, boxes)))
+
     def constants(self) -> dict[str, Tensor]:
-        """The constants by name, those that are absent left out."""
+        """The constants by name, without those that are absent."""
         return {name: value for name in tensor_fields(type(self)) if (value := getattr(self, name)) is not None}
 
     def attributes(self) -> dict[str, Any]:
-        """Everything else that a subclass has added, by name."""
+        """All other fields that a subclass has added, by name."""
         return {name: getattr(self, name) for name in plain_fields(type(self))}
 
     def to(self, *, dtype: torch.dtype, device: torch.device | str) -> Self:
@@ -99,7 +109,7 @@ class Operation:
 
 
 class Ordering(Operation):
-    """What only copies and compares entries: exact, and no entry falls while an entry of the inputs rises."""
+    """Operations that only copy and compare entries: exact, and monotone in every entry of the inputs."""
 
     def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
         low, high = (self.evaluate(*ends) for ends in zip(*boxes, strict=True))
@@ -116,17 +126,18 @@ class Ordering(Operation):
 
 
 def tensor_fields(kind: type[Operation]) -> tuple[str, ...]:
+    """The names of a kind's constants."""
     return tuple(f.name for f in fields(kind) if str(f.type).startswith("Tensor"))
 
 
 def plain_fields(kind: type[Operation]) -> tuple[str, ...]:
-    """Of type int, float, str, bool, or a tuple of them."""
+    """The names of a kind's attributes, of type int, float, str, bool, or a tuple of one of them."""
     shared = ("inputs", "shape", "name", "claim")
     return tuple(f.name for f in fields(kind) if f.name not in shared and f.name not in tensor_fields(kind))
 
 
 def outward(low: Tensor, high: Tensor, wider: Tensor | float) -> Box:
-    """A box widened on both sides; an end that has overflowed is no bound, and becomes infinite on its own side."""
+    """A box widened on both sides. An end that has overflowed is no bound: it becomes infinite on its own side."""
     low = (low - wider).nan_to_num_(nan=-math.inf, posinf=-math.inf, neginf=-math.inf)
     return low, (high + wider).nan_to_num_(nan=math.inf, posinf=math.inf, neginf=math.inf)
 
@@ -137,6 +148,18 @@ def largest(box: Box) -> Tensor:
 
 
 def expect(condition: bool, what: str) -> None:
-    """ValueError with `what` unless `condition` holds."""
+    """Raises ValueError(`what`) unless `condition` holds."""
     if not condition:
         raise ValueError(what)
+
+
+def expect_axis(axis: int, shape: Shape) -> None:
+    """Raises ValueError unless `shape` has the axis, counted from 0."""
+    expect(0 <= axis < len(shape), f"{shape} has no axis {axis}")
+
+
+def expect_broadcast(constant: Tensor, shape: Shape) -> None:
+    """Raises ValueError unless a constant broadcasts to `shape` without widening it."""
+    sides = zip(reversed(constant.shape), reversed(shape), strict=False)
+    fits = constant.dim() <= len(shape) and all(n in (1, m) for n, m in sides)
+    expect(fits, f"a constant of {tuple(constant.shape)} does not broadcast to {shape}")

@@ -1,4 +1,4 @@
-"""How fast differences of logits move: what radii rest on, and the bounds that it is the smallest of."""
+"""Lipschitz constants of differences of logits, which certified radii are computed from."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from lipcert.frozen.operation import UP
 from lipcert.frozen.ops.affine import length
 
 BOUNDS = ("vector", "logits", "rows")
-ENTRIES = 1 << 24  # functionals are pulled back while all of them have no more entries than this
+ENTRIES = 1 << 24  # functionals are pulled back as long as they have no more entries than this together
 
 
 @dataclass(frozen=True)
 class PairBounds:
-    """Bounds of how fast y_t − y_i moves while the image moves by 1, each (K, K) and 0 on the diagonal.
+    """Lipschitz constants of y_t − y_i, in `matrices` by the name of the bound, each (K, K) and 0 on the diagonal.
 
-    vector  √2·L in l2, 2·L in l∞, L in l1, where the vector of logits is L-Lipschitz (Tsuzuku et al., 2018, Prop. 1)
+    vector  √2·L in l2, 2·L in l∞, L in l1, if L is the constant of the vector of logits (Tsuzuku et al., NeurIPS 2018,
+            Proposition 1)
     logits  L_t + L_i, each logit with its own constant
-    rows    of the difference itself: the dual norm of w_t − w_i times what the last linear layer sees (Prop. 2), or of
-            what these functionals are further back in the network
+    rows    of the difference as one functional: the dual norm of w_t − w_i times the constant of the input of the last
+            linear layer (Proposition 2), or the same of the functional pulled back further
 
-    `of_vector` is the constant of the logits as one vector, `of_logits` (K,) those of each.
+    `of_vector` is the constant of the logits as one vector; `of_logits` (K,) has that of each logit.
     """
 
     of_vector: float
@@ -35,11 +36,11 @@ class PairBounds:
     matrices: dict[str, Tensor] = field(default_factory=dict)
 
     def smallest(self, bounds: Sequence[str] = BOUNDS) -> Tensor:
-        """Pair by pair the smallest of the bounds named, (K, K)."""
+        """For each pair the smallest of the named bounds, (K, K)."""
         return torch.stack([self.matrices[name] for name in bounds]).amin(0)
 
     def winners(self, bounds: Sequence[str] = BOUNDS) -> dict[str, int]:
-        """For how many pairs each of the bounds named is the smallest; the first of equals counts."""
+        """For how many pairs each of the named bounds is the smallest; of equal bounds the first one counts."""
         classes = len(self.of_logits)
         first, second = torch.triu_indices(classes, classes, 1)
         best = torch.stack([self.matrices[name][first, second] for name in bounds]).argmin(0)
@@ -47,7 +48,7 @@ class PairBounds:
 
 
 def pair_bounds(walk: Walk, bounds: Sequence[str] = BOUNDS) -> PairBounds:
-    """The bounds named, of a network's logits, by `walk`."""
+    """The named bounds of the differences of logits of the network that `walk` is on."""
     last = len(walk.network.operations)
     classes = walk.shape(last)[0]
     identity = torch.eye(classes, dtype=torch.float64)
@@ -70,10 +71,11 @@ def pair_bounds(walk: Walk, bounds: Sequence[str] = BOUNDS) -> PairBounds:
 
 
 def functionals(walk: Walk, value: int, weights: Tensor, errors: Tensor) -> Tensor:
-    """(R,): how fast each ⟨weights_r, value⟩ moves: the least, over all places on the way back through operations that
-    are affine in one input, of the dual norm of the weights times what the entries that they see move by.
+    """Lipschitz constants (R,) of the functionals ⟨weights_r, value⟩, for weights of (R, *shape).
 
-    `errors` bounds by how much rounding may have falsified the weights; where both are 0, they surely are.
+    The functionals are pulled back through all operations that are affine in one input. The result is the smallest,
+    over the values on the way, of the dual norm of the weights times the constant of the entries with nonzero weights.
+    `errors` bounds the rounding error of the weights; a weight is surely 0 where both are 0.
     """
     size = (weights.abs() + errors).flatten(1) * UP
     supports, which = (size > 0).unique(dim=0, return_inverse=True)

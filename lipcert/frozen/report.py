@@ -1,4 +1,4 @@
-"""The bound layer by layer: each linear layer's norm, the bound up to it, and what it costs the whole."""
+"""The bound layer by layer: the norm of each linear layer, the bound up to it, and its share in the whole bound."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lipcert.frozen.ops.linear import Linear
 from lipcert.frozen.training import TensorWalk
 from lipcert.norms import Matrices, Operator, matrix_norm
 
-TOLERANCE = 1e-8  # a layer that claims 1 and measures 1 + 1e-12 has rounded, not expanded
+TOLERANCE = 1e-8  # relative; a norm of 1 + 1e-12 where 1 is claimed is a rounding error, not a broken claim
 
 
 class ClaimedWalk(Walk):
-    """The walk by what the layers' schemes promise of their norms, where they promise something and it holds."""
+    """The walk with the norms that layers claim by their construction, where these are larger than those measured."""
 
     def measured(
         self, value: int, group: int | None, rows: Tensor | None, operator: Callable[[], Operator], fused: int = 0
@@ -31,7 +31,7 @@ class ClaimedWalk(Walk):
         claim = self.network.operations[value - 1].claim
         if not claim or fused:
             return norm
-        if len(claim) > 1 and group is None:  # one for each block of rows, which add up as lengths do
+        if len(claim) > 1 and group is None:  # one for each block of rows; the norms of blocks add up in l2
             claims = torch.tensor(claim, dtype=torch.float64)
             kept = claims if rows is None else claims[rows.view(len(claim), -1).any(1)]
             return max(norm, float(kept.norm()) * UP)
@@ -39,34 +39,34 @@ class ClaimedWalk(Walk):
 
 
 class _CostWalk(TensorWalk):
-    """The walk on known norms, each of which the result can be differentiated by."""
+    """The walk with norms that are already measured, each of which the result can be differentiated by."""
 
     def __init__(self, walk: Walk):
         super().__init__(walk.network, walk.norm, walk.measure)
         self.walk = walk
         self.gains: dict[int, list[Tensor]] = {}
 
-    def measured(
-        self, value: int, group: int | None, rows: Tensor | None, operator: Callable[[], Operator], fused: int = 0
-    ) -> Tensor:
-        key = (value, group, None if rows is None else rows.numpy().tobytes(), fused)
-        if key not in self.norms:
-            norm = self.walk.measured(value, group, rows, operator, fused)
-            self.norms[key] = torch.tensor(norm, dtype=torch.float64, requires_grad=True)
-            self.gains.setdefault(value, []).append(self.norms[key])
-        return self.norms[key]
+    def computed(self, key: tuple, operator: Callable[[], Operator]) -> Tensor:
+        norm = torch.tensor(self.walk.once(key, operator), dtype=torch.float64, requires_grad=True)
+        self.gains.setdefault(key[0], []).append(norm)
+        return norm
 
     def fixed(self, value: int, operator: Callable[[], Operator]) -> float:
         return self.walk.fixed(value, operator)
 
 
 def layer_rows(walk: Walk) -> list[dict[str, Any]]:
-    """A row for each linear layer of a network, in order: `layer` (its name), `norm` (the largest of its groups'),
-    `lipschitz` (the bound of all its outputs as one vector) and `cost` (by which factor the bound of the logits would
-    be smaller, were its norm 1). Layers with a claim have `claim`, and how much of it is lost to what: `gram_slack`
-    and `tiling_slack`.
+    """A row for each linear layer of the network that `walk` is on, in the order of evaluation.
 
-    Raises ValueError, naming it, where a layer measures more than it claims.
+    layer         its name; `a+b` if the scaling b after it is measured with it as one operator
+    norm          its operator norm, the largest of its groups
+    lipschitz     the constant of all its outputs as one vector
+    cost          the factor by which the constant of the logits would be smaller if the norm of this layer were 1
+    claim         the norm that its construction promises; this and the next two only where there is one
+    gram_slack    claim over the best claim for the reshaped weight: the loss to bounding a norm by the Gram matrix
+    tiling_slack  that best claim over the norm: the loss to treating a convolution as tiles of a matrix
+
+    Raises ValueError, which names the layer, where a norm is larger than the layer claims.
     """
     costs = layer_costs(walk)
     rows = []
@@ -88,7 +88,7 @@ def layer_rows(walk: Walk) -> list[dict[str, Any]]:
 
 
 def scaled_behind(walk: Walk, number: int) -> int | None:
-    """The operation that scales a layer's channels, where it alone reads the layer: both are measured as one map."""
+    """The operation that scales a layer's rows, if nothing else reads the layer: both are measured as one operator."""
     users = [(k, o) for k, o in enumerate(walk.network.operations, 1) if number in o.inputs]
     if len(users) != 1:
         return None
@@ -99,7 +99,7 @@ def scaled_behind(walk: Walk, number: int) -> int | None:
 
 
 def operator_of(operation: Operation) -> Operator:
-    """The linear operator of a layer, one map a group; one for each block of rows where its claims are of those."""
+    """The linear operator of a layer, with one map for each group, or for each block of rows that has its own claim."""
     if isinstance(operation, Convolution):
         return operation.operator(operation.weight, operation.groups)
     assert isinstance(operation, Linear)
@@ -109,13 +109,14 @@ def operator_of(operation: Operation) -> Operator:
 
 
 def group_norms(walk: Walk, number: int, operation: Operation, fused: int) -> list[float]:
-    """The norms of a layer's groups, which the walk has measured; of blocks of rows, where its claims are of those."""
+    """The norms of a layer's groups, which the walk has measured, or of the blocks of rows with their own claims."""
     if isinstance(operation, Linear) and operation.weight.dim() == 2 and len(operation.claim) > 1:
         return [n * UP for n in walk.measure(operator_of(operation), walk.norm).tolist()]
     return [norm for key, norm in walk.norms.items() if key[0] == number and key[2:] == (None, fused)]
 
 
 def claimed_row(operation: Operation, name: str, norms: list[float], norm: Norm) -> dict[str, float]:
+    """The columns of a layer with a claim; raises ValueError where a norm is larger than the layer claims."""
     claim = list(operation.claim) * (len(norms) if len(operation.claim) == 1 else 1)
     excess, measured, due = max((n / c if c else math.inf, n, c) for n, c in zip(norms, claim, strict=True))
     if norm is Norm.L2 and not excess <= 1 + TOLERANCE:
@@ -124,7 +125,7 @@ def claimed_row(operation: Operation, name: str, norms: list[float], norm: Norm)
             "claim can be certified"
         )
     operator = operator_of(operation)
-    reshaped = matrix_norm(operator.matrices()) * math.sqrt(operator.tiles())  # what b(W) could have claimed at best
+    reshaped = matrix_norm(operator.matrices()) * math.sqrt(operator.tiles())  # the best claim of this kind for W
     claims, measures = torch.tensor(claim, dtype=torch.float64), torch.tensor(norms, dtype=torch.float64)
     return {
         "claim": max(claim),
@@ -134,8 +135,8 @@ def claimed_row(operation: Operation, name: str, norms: list[float], norm: Norm)
 
 
 def layer_costs(walk: Walk) -> dict[int, float]:
-    """For each linear layer the bound of the logits over what it would be, were the layer's norm 1. The bound is a sum
-    of products of norms, so that its derivatives say so."""
+    """For each linear layer, the constant of the logits over what it would be if the layer's norm were 1. As the
+    constant is a sum of products of norms, its derivatives are enough to compute that."""
     with torch.enable_grad():
         again = _CostWalk(walk)
         bound = again.constant(len(walk.network.operations))

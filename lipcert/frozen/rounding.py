@@ -1,8 +1,8 @@
-"""By how much the logits that are computed differ at most from those in real arithmetic, over all images in [0, 1].
+"""Bounds of the difference between computed logits and those in real arithmetic, over all images in [0, 1].
 
-Two bounds of each value are carried along, and the smaller one counts. Entry by entry errors grow by |W|, which is
-tight for shallow networks and vacuous for deep ones; in norm they grow by ‖W‖, like every other movement. Any
-operation, even one that only compares, may flush what is below the normal numbers to zero: `tiny` an entry.
+Each value has two bounds, and the smaller one counts. Entry by entry, errors grow by |W|, which is tight for shallow
+networks and vacuous for deep ones; in norm they grow by ‖W‖, as all other movements do. Any operation, even one that
+only compares, may flush subnormal numbers to zero, which costs `tiny` for each entry.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from lipcert.frozen.network import Network
 from lipcert.frozen.operation import UP, largest
 from lipcert.frozen.ops.affine import Affine, length, ones
 
-SLACK = 1e-6  # by which the value at the centre, a computed one, is taken for larger than it is; checked afterwards
+SLACK = 1e-6  # the computed value at the centre counts as larger by this share; whether that is enough is checked
 
 
 class _ErrorWalk(Walk):
-    """How far computed values are from exact ones: the image is exact, and each operation adds its own rounding."""
+    """Distances of computed values from exact ones. The image is exact; each operation adds its own rounding error."""
 
     def __init__(self, walk: Walk):
         super().__init__(walk.network, walk.norm, walk.measure)
@@ -37,24 +37,24 @@ class _ErrorWalk(Walk):
     def checked(self, value: int, constant: float, part: Tensor | None) -> float:
         operation, own = self.network.operations[value - 1], self.own(value, part)
         if isinstance(operation, Affine) and operation.rows_of(self) is not None:
-            # measured as one map with the layer before it, whose own rounding it scales
+            # it is measured as one operator with the layer before it, and scales the rounding error of that layer
             steep = self.steepest(operation.scale, operation.shape, part)  # type: ignore[arg-type]
             own += steep * self.own(operation.inputs[0], part) * UP
         return up(constant + own)
 
     def own(self, value: int, part: Tensor | None) -> float:
-        """What the operation of a value adds to the entries `part`."""
+        """The rounding error that the operation of a value adds to the entries `part`."""
         entries = self.entries[value] if part is None else self.entries[value][part]
         return min(length(entries, self.norm), self.in_norm[value])
 
     def behind_a_split(self, parts: dict[int, Tensor]) -> list[float]:
-        return []  # what was rounded since the split is not in proportion to what the split moves
+        return []  # rounding errors after the split are not proportional to the movement of the split
 
 
 def rounding(network: Network, walk: Walk, arithmetic: Arithmetic = FLOAT64) -> Tensor:
-    """(K,) bounds of |computed − exact| for each logit; infinite where the arithmetic may overflow.
+    """Bounds (K,) of |computed − exact| for each logit, in `arithmetic`; infinite where that may overflow.
 
-    `walk` is the network's walk of proved constants.
+    `walk` is the network's own walk, of proved constants. Source: Higham, *Accuracy and Stability*, §3.
     """
     zero = torch.zeros(1, *network.shape, dtype=torch.float64)
     boxes, centre = all_boxes(network, zero, zero + 1, FLOAT64), network.values(zero + 0.5)
@@ -63,7 +63,7 @@ def rounding(network: Network, walk: Walk, arithmetic: Arithmetic = FLOAT64) -> 
     walk_of_errors = _ErrorWalk(walk)
     for number, operation in enumerate(network.operations, 1):
         inputs = operation.inputs
-        hidden = only_scaled(walk, number)  # its norm alone is not needed, and is not measured
+        hidden = only_scaled(walk, number)  # then its own norm is not needed, and is not measured
         steep = operation.growth(walk.norm) * UP if hidden else 0.0  # type: ignore[attr-defined]
         far = (steep * walk.constant(inputs[0]) * UP if hidden else walk.constant(number)) * half
         near = (centre[number].abs() + far) * (1 + SLACK) + 2.0**-900
@@ -72,7 +72,7 @@ def rounding(network: Network, walk: Walk, arithmetic: Arithmetic = FLOAT64) -> 
         reach = [sizes[i] + errors[i] for i in inputs]
         size = torch.minimum(near, widest)
         own = operation.rounded(arithmetic, size + moved, *reach).expand_as(size) + arithmetic.tiny
-        if not bool(((moved + own) <= SLACK * near).all()):  # the centre's own error is not small beside it
+        if not bool(((moved + own) <= SLACK * near).all()):  # the error at the centre is not small enough
             near, size = torch.full_like(near, math.inf), widest
             own = operation.rounded(arithmetic, size + moved, *reach).expand_as(size) + arithmetic.tiny
         if overflows(arithmetic, size + moved, own, number == len(network.operations)):
@@ -99,15 +99,15 @@ def rounding(network: Network, walk: Walk, arithmetic: Arithmetic = FLOAT64) -> 
 
 
 def only_scaled(walk: Walk, number: int) -> bool:
-    """Whether all that reads a value are scalings that are measured as one map with it."""
+    """Whether nothing but scalings, which are measured as one operator with it, reads a value."""
     readers = [o for o in walk.network.operations if number in o.inputs]
     return bool(readers) and all(isinstance(o, Affine) and o.rows_of(walk) is not None for o in readers)
 
 
 def overflows(arithmetic: Arithmetic, size: Tensor, own: Tensor, last: bool) -> bool:
-    """Whether a value of at most `size`, or what it is computed from, may leave the finite numbers: where its own
-    rounding is below u·largest, everything that rounds is below the largest. Logits of −∞, of classes that a nearest
-    neighbour never saw, are meant to be."""
+    """Whether a value of at most `size`, or an intermediate result, may overflow. If the rounding error `own` is below
+    u·largest, every intermediate result that is rounded is below the largest number. Logits may be −∞: that is the
+    logit of a class without images in a nearest-neighbour classifier."""
     if last:
         size = size.where(size < math.inf, 0.0)
     return not bool(((size < arithmetic.largest / 4) & (own < arithmetic.unit * arithmetic.largest)).all())

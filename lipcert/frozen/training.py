@@ -1,8 +1,8 @@
-"""The rules of a frozen network on live parameters, for training: estimates and boxes that can be differentiated.
+"""The rules of a frozen network applied to parameters that are trained: differentiable estimates and boxes.
 
-A module is captured once. At each step the constants are computed anew from its parameters; where it is in training
-mode, normalisations count with the statistics of the clean batch. Nothing here proves anything, and none of these types
-is a `Network`: where a proof is due, they are refused.
+A module is captured once. Each step computes the constants again from its parameters; in training mode, normalisations
+use the statistics of the clean batch. Nothing here is a proof, and none of these types is a `Network`: whatever needs a
+proof refuses them.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from lipcert.frozen.operation import Operation, Shape
 from lipcert.frozen.ops.linear import Linear
 from lipcert.norms import Operator, normalised
 
-STEPS = 10  # of power iteration before training: cheap, and the first losses are then about the right norms
+STEPS = 10  # of power iteration before training, so that the first losses use about the right norms
 
 
 @dataclass(frozen=True)
 class LiveNetwork:
-    """Operations whose constants are parameters in training. Deliberately no `frozen.Network`."""
+    """Operations whose constants depend on parameters in training. It is deliberately not a `frozen.Network`."""
 
     shape: Shape
     operations: tuple[Operation, ...]
 
 
 class Captured:
-    """What a module computes, once and for all but for its parameters: `captured(module)` is it with those of today.
+    """What a module computes on images of `shape`, as a function of its parameters, which `captured(module)` reads.
 
-    Raises Refused, naming the layer, where the table of operations does not know what the module computes.
+    Raises Refused, which names the layer, where the module computes what is not in the table of operations.
     """
 
     def __init__(self, module: nn.Module, shape: Shape):
         self.shape = tuple(shape)
         self.program = capture(double_copy(module), self.shape, torch.float64)
-        self.statistics: dict[str, Tensor] = {}  # of the batch that `watching` saw, by the buffers' names
+        self.statistics: dict[str, Tensor] = {}  # of the batch that `watching` saw, by the names of buffers
 
     def __call__(self, module: nn.Module) -> LiveNetwork:
-        """The operations with `module`'s own parameters, in its own precision; statistics that were watched are used
-        up by this."""
+        """The operations with the present parameters of `module`, in its own precision. Statistics that `watching` has
+        found are used in place of the running ones, once."""
         state: dict[str, Tensor] = {name: tensor_of(module, name) for name in self.program.sources} | self.statistics
         self.statistics = {}
         precision = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
@@ -57,8 +57,8 @@ class Captured:
 
     @contextmanager
     def watching(self, module: nn.Module, means: bool = False) -> Iterator[None]:
-        """In here, a batch that runs through `module` in training mode leaves its statistics for the next call: the
-        variances by which batch normalisation divides, and with `means` what normalisations subtract."""
+        """Records, for the next call, the statistics of the batch that runs through `module` in training mode inside of
+        this context: the variances of batch normalisations, and with `means` the means of all normalisations."""
         found = [(name, module.get_submodule(name)) for name in sorted(self.program.normalisations)]
         watched = [_Watched(self.statistics, name, layer, means) for name, layer in found if layer.training]
         handles = [handle for layer in watched for handle in layer.register()]
@@ -76,8 +76,8 @@ def tensor_of(module: nn.Module, name: str) -> Any:
 
 
 class _Watched:
-    """The hooks on one normalisation: the batch's statistics, from what they do to the running ones where that is
-    possible, so that no second pass over the batch is due."""
+    """The hooks on one normalisation, which record the statistics of a batch. Where possible these are computed from
+    the change of the running statistics, which saves a second pass over the batch."""
 
     def __init__(self, statistics: dict[str, Tensor], name: str, layer: nn.Module, means: bool):
         self.statistics, self.layer, self.means = statistics, layer, means
@@ -101,7 +101,7 @@ class _Watched:
 
     def variance(self, layer: Any, x: Tensor, axes: list[int]) -> Tensor:
         running, self.running, momentum = self.running, None, layer.momentum
-        if not momentum or running is None:  # they then average over all batches, or none
+        if not momentum or running is None:  # running statistics are then an average of all batches, or constant
             return x.var(axes, unbiased=False)
         count = x.numel() // x.shape[1]
         with torch.no_grad():
@@ -112,7 +112,7 @@ class _Watched:
 
 
 class _BatchVariance(torch.autograd.Function):
-    """`variance`, known already, as a differentiable function of the (B, C, ...) that it is the variance of."""
+    """The variance of x (B, C, …) for each channel, whose value is known, as a differentiable function of x."""
 
     @staticmethod
     def forward(ctx, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class _BatchVariance(torch.autograd.Function):
 
 
 class TensorWalk(Walk):
-    """The walk in tensors that can be differentiated, and without rounding: no proof."""
+    """The walk in differentiable tensors, without rounding. Its constants are not proved."""
 
     def checked(self, value: int, constant: Any, part: Tensor | None) -> Any:
         return constant
@@ -183,19 +183,22 @@ class TensorWalk(Walk):
 
 
 class Estimate(nn.Module):
-    """How fast differences of a module's logits move, in l2, differentiable in its weights: `estimate(module)`, (K, K).
+    """Estimates (K, K) of the l2 Lipschitz constants of differences of logits: `estimate(module)`, differentiable.
 
-    Norms come from one step of power iteration a call, on vectors that persist as buffers: from below (Tsuzuku et al.,
-    NeurIPS 2018, Algorithm 2). With `last_layer`, where that is a linear one, the estimate is L·‖w_i − w_j‖ (Prop. 2),
-    L that of what it sees; otherwise √2·L (Prop. 1), or L_i + L_j where branches give the logits. Raises Refused where
-    the table of operations does not know the module, and ValueError for one that is certified in another norm.
+    Norms are estimated from below by one step of power iteration for each call, on vectors that persist as buffers
+    (Tsuzuku et al., NeurIPS 2018, Algorithm 2). With `last_layer`, if the last operation is linear, an entry is
+    L·‖w_i − w_j‖, L being the constant of its input (Proposition 2); otherwise it is √2·L, L being the constant of the
+    logits (Proposition 1), or L_i + L_j for a network with branches.
+
+    Raises Refused where the module computes what is not in the table of operations, and ValueError where it is to be
+    certified in another norm.
     """
 
     def __init__(self, module: nn.Module, shape: Shape, last_layer: bool = True):
         super().__init__()
         if Norm(getattr(module, "norm", Norm.L2)) is not Norm.L2:
             name = type(module).__name__
-            raise ValueError(f"{name} is certified in {module.norm}: power iteration estimates l2 norms")
+            raise ValueError(f"{name} is certified in {module.norm}, but power iteration estimates l2 norms")
         self.captured, self.last_layer = Captured(module, shape), last_layer
         with torch.no_grad():
             for _ in range(STEPS):
@@ -222,8 +225,11 @@ class Estimate(nn.Module):
         return pairs - pairs.diag().diag()
 
     def with_logits(self, module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(module(x), the estimate), as a training step needs them: with the batch's own variances. Without any, the
-        estimate comes first: its gradients then come last, which is faster by a tenth of a small network's step."""
+        """(module(x), the estimate with the variances of this batch), as a training step needs them.
+
+        Without batch normalisation the estimate is computed first; its gradients are then computed last, which saves a
+        tenth of the time of a step of a small network.
+        """
         if not self.captured.program.normalisations:
             pairs = self(module)
             return module(x).float(), pairs
@@ -233,7 +239,7 @@ class Estimate(nn.Module):
 
 
 def branched(network: Any) -> bool:
-    """Whether some linear operation has a matrix for each of several branches."""
+    """Whether some linear operation has a separate matrix for each of several branches."""
     return any(isinstance(o, Linear) and o.weight.dim() == 3 for o in network.operations)
 
 
@@ -243,19 +249,14 @@ def head_device(walk: Walk) -> torch.device:
 
 
 class _PowerWalk(TensorWalk):
-    """Measures by one step of power iteration on the vectors of an Estimate, which it makes where there are none."""
+    """Measures norms by one step of power iteration on the vectors of an Estimate, which it creates where missing."""
 
     def __init__(self, network: LiveNetwork, norm: Norm, estimate: Estimate):
         super().__init__(network, norm)
         self.vectors, self.register, self.count = estimate._buffers, estimate.register_buffer, 0
 
-    def measured(
-        self, value: int, group: int | None, rows: Tensor | None, operator: Callable[[], Operator], fused: int = 0
-    ) -> Any:
-        key = (value, group, None if rows is None else rows.numpy().tobytes(), fused)
-        if key not in self.norms:
-            self.norms[key] = self.step(operator())
-        return self.norms[key]
+    def computed(self, key: tuple, operator: Callable[[], Operator]) -> Tensor:
+        return self.step(operator())
 
     def step(self, operator: Operator) -> Tensor:
         name, self.count = f"vector{self.count}", self.count + 1

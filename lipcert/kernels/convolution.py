@@ -1,7 +1,7 @@
-"""Distances between filters and the patches of images, a few images at a time: the whole unfolded input never exists.
+"""Distances between filters and the patches of images, which are unfolded for a few images at a time.
 
-Unfolding costs n copies a patch where its distances cost n operations a filter, so that nothing is gained by avoiding
-it; only the memory of all patches at once is.
+Unfolding costs n copies per patch, and the distances n operations per patch and filter, so that avoiding it would save
+no time. Holding all patches at once would cost memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from lipcert.kernels.lp_distance import linf_bounds, lp_distance
 from lipcert.kernels.whole import kept_whole
 
-ENTRIES = 2**23  # of unfolded patches held at a time: 32 MiB in float32
+ENTRIES = 2**23  # entries of unfolded patches that are held at a time: 32 MiB in float32
 
 
 def _shape(x: Tensor, w: Tensor, p: float, stride: int, padding: int, groups: int) -> Tensor:
@@ -29,7 +29,7 @@ def _shape(x: Tensor, w: Tensor, p: float, stride: int, padding: int, groups: in
 def lp_distance_conv2d(x: Tensor, w: Tensor, p: float, stride: int = 1, padding: int = 0, groups: int = 1) -> Tensor:
     """y[b, o] = ‖patch − w_o‖_p at every position: x (B, C, H, W) and w (C', C/groups, k, k) to (B, C', H', W').
 
-    Zero-padded. Differentiable in x and w. ValueError where the shapes do not fit.
+    x is padded with zeros. Differentiable in x and w. Raises ValueError where the shapes do not fit.
     """
     return _Convolution.apply(x, w, p, stride, padding, groups)
 
@@ -49,7 +49,7 @@ def linf_bounds_conv2d(
 
 
 class _Plan:
-    """Where the patches of a convolution lie, and how many images are unfolded together."""
+    """The positions of a convolution's patches, and the number of images that are unfolded together."""
 
     def __init__(self, x: Tensor, w: Tensor, stride: int, padding: int, groups: int):
         out, per_group, k, k2 = w.shape
@@ -68,16 +68,16 @@ class _Plan:
             yield slice(start, min(start + self.together, self.images))
 
     def patches(self, x: Tensor, group: int) -> Tensor:
-        """(images · positions, C/G · k · k)."""
+        """The patches of a group, (images·positions, C/G·k·k)."""
         unfolded = F.unfold(x.chunk(self.groups, 1)[group], **self.window)
         return unfolded.transpose(1, 2).flatten(0, 1)
 
     def back(self, patches: Tensor, images: int) -> Tensor:
-        """Sums what was unfolded from one entry: the adjoint of `patches`."""
+        """The adjoint of `patches`: sums the copies of each entry."""
         return F.fold(patches.unflatten(0, (images, -1)).transpose(1, 2), self.size, **self.window)
 
     def rows(self, y: Tensor, group: int) -> Tensor:
-        """(images, C', H', W') to (images · positions, C'/G): the layout of `patches`."""
+        """(images, C', H', W') to (images·positions, C'/G), the layout of `patches`."""
         return y.chunk(self.groups, 1)[group].flatten(2).transpose(1, 2).flatten(0, 1)
 
     def place(self, y: Tensor, rows: Tensor, group: int) -> None:
@@ -86,7 +86,7 @@ class _Plan:
 
 
 class _Convolution(torch.autograd.Function):
-    """Unfolds again in the backward pass, and keeps no more than its input, weights and distances."""
+    """Unfolds again in the backward pass, so that only x and w are kept for it."""
 
     @staticmethod
     def forward(ctx, x: Tensor, w: Tensor, p: float, stride: int, padding: int, groups: int) -> Tensor:

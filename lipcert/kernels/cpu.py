@@ -1,5 +1,6 @@
-"""The C kernels of csrc/, built by setup.py where it finds a compiler and called through ctypes: float32, and p = ∞ in
-float64. Contiguous tensors only.
+"""The C kernels of csrc/, for contiguous tensors in float32, and in float64 at p = ∞.
+
+setup.py builds them where it finds a compiler, and ctypes calls them.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import torch
 from torch import Tensor
 
 LIBRARY = Path(__file__).with_name(f"_cpu{sysconfig.get_config_var('EXT_SUFFIX')}")
-LEVELS = ("avx512", "avx2", "baseline")  # sets of instructions, the fastest first
+LEVELS = ("avx512", "avx2", "baseline")  # sets of instructions, fastest first
 REBUILD = "install a C compiler and run `pip install --force-reinstall --no-deps` on lipcert's source"
 
 
 class Kernels(ctypes.Structure):
-    """`struct kernels` of csrc/kernels.h: what a level offers for one type."""
+    """`struct kernels` of csrc/kernels.h: the functions of a level for one type."""
 
     _fields_ = (
         ("forward", ctypes.CFUNCTYPE(None, *[c_void_p] * 4, *[c_long] * 3, c_double, c_int)),
@@ -31,7 +32,7 @@ class Kernels(ctypes.Structure):
 
 
 def load(level: str) -> dict[torch.dtype, Kernels] | None:
-    """The kernels of a level by type; None if this machine lacks its instructions."""
+    """The kernels of a level by type, or None if this machine lacks its instructions."""
     try:
         find = ctypes.CDLL(str(LIBRARY)).lipcert_kernels
     except (OSError, AttributeError) as error:
@@ -43,14 +44,14 @@ def load(level: str) -> dict[torch.dtype, Kernels] | None:
 
 @cache
 def library() -> dict[torch.dtype, Kernels] | None:
-    """The kernels of the best level, or of the one that LIPCERT_CPU_KERNEL names; None if the reference must serve."""
+    """The kernels of the best level, or of the level in LIPCERT_CPU_KERNEL; None if the reference is to be used."""
     wanted = os.environ.get("LIPCERT_CPU_KERNEL")
     if wanted == "reference":
         return None
     if wanted not in (None, *LEVELS):
         raise ValueError(f"`LIPCERT_CPU_KERNEL` must be one of {', '.join(LEVELS)}, reference, got {wanted!r}")
     if not LIBRARY.exists():
-        warnings.warn(f"lipcert's C kernels are not built, slow ones serve: {REBUILD}", stacklevel=2)
+        warnings.warn(f"lipcert's C kernels are not built, and slow ones take their place: {REBUILD}", stacklevel=2)
         return None
     for level in LEVELS if wanted is None else (wanted,):
         if kernels := load(level):
@@ -88,7 +89,7 @@ def _kernels(x: Tensor) -> Kernels:
 
 
 def _addresses(*tensors: Tensor) -> list[int | None]:
-    """None for empty tensors."""
+    """The addresses of the tensors' data, None for an empty tensor."""
     return [tensor.data_ptr() or None for tensor in tensors]
 
 
@@ -97,5 +98,5 @@ def _sizes(x: Tensor, w: Tensor) -> tuple[int, int, int]:
 
 
 def _threads(x: Tensor, w: Tensor) -> int:
-    """As many as torch has, unless waking them takes longer than the work."""
+    """The number of torch's threads, or 1 where starting them would take longer than the work."""
     return torch.get_num_threads() if x.numel() * len(w) > 2**16 else 1

@@ -1,7 +1,7 @@
-"""y[i, j] = ‖xᵢ − wⱼ‖_p, the layer of l∞-distance nets (Zhang et al., ICML 2021), trained with p from 8 up to ∞.
+"""y[i, j] = ‖xᵢ − wⱼ‖_p, the layer of l∞-distance nets (Zhang et al., ICML 2021), trained with p from 8 to ∞.
 
-Two operators, forward and backward, which `torch.compile` takes as they are, but anew for each p. No backend holds the
-(B, m, n) differences.
+There are two operators, forward and backward, which `torch.compile` does not look into; it compiles again for each p.
+No backend holds the (B, m, n) differences.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ DTYPES = (torch.float32, torch.float64)
 def lp_distance(x: Tensor, w: Tensor, p: float) -> Tensor:
     """Distances (B, m) in l_p, 1 ≤ p ≤ ∞, between rows x (B, n) and w (m, n), with gradients to both.
 
-    Equal rows have distance and gradient 0. For p = ∞ the gradient goes to the first of the largest differences.
+    Equal rows have distance and gradient 0. At p = ∞ the gradient goes to the first of the largest differences. Raises
+    ValueError for other shapes, types or p, and for tensors on different devices.
     """
     _check(x=x, w=w)
     if not p >= 1:
@@ -33,9 +34,9 @@ def lp_distance(x: Tensor, w: Tensor, p: float) -> Tensor:
 
 
 def linf_bounds(low: Tensor, high: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """The range (lower, upper), each (B, m), of ‖x − wⱼ‖_∞ over low ≤ x ≤ high; no gradient.
+    """The range (lower, upper), each (B, m), of ‖x − wⱼ‖_∞ over low ≤ x ≤ high, without a gradient.
 
-    Exact up to one rounding, that of a difference: neither rounded outwards nor inwards.
+    It is exact except for the rounding of one difference, to nearest. Raises ValueError as `lp_distance` does.
     """
     _check(low=low, w=w)
     _check(high=high, w=w)
@@ -57,7 +58,7 @@ def _check(**tensors: Tensor) -> None:
 
 
 def backend(x: Tensor, p: float) -> ModuleType:
-    """The module whose `forward`, `backward` and `linf_bounds` serve tensors like x."""
+    """The module with `forward`, `backward` and `linf_bounds` for tensors like x: gpu, cpu or reference."""
     if x.is_cuda:
         return _gpu()
     if x.is_cpu and (x.dtype == torch.float32 or p == math.inf) and cpu.library():
@@ -80,7 +81,7 @@ torch.library.define(
 
 @torch.library.impl(FORWARD, "default")
 def _forward(x: Tensor, w: Tensor, p: float, indexed: bool) -> tuple[Tensor, Tensor]:
-    """y, and for the gradient of p = ∞ the int32 positions (B, m) of the maxima, empty unless `indexed`."""
+    """y, and the int32 positions (B, m) of the maxima for the gradient at p = ∞, empty unless `indexed`."""
     return backend(x, p).forward(x.contiguous(), w.contiguous(), p, indexed)
 
 

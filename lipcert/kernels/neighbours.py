@@ -1,4 +1,4 @@
-"""Distances to the nearest of many stored images of each class."""
+"""Distances to the nearest stored image of each class."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lipcert.kernels.whole import kept_whole
 
-CHUNK = 4096  # stored images compared at once
+CHUNK = 4096  # stored images that are compared at a time
 
 
 @kept_whole(
@@ -17,8 +17,8 @@ CHUNK = 4096  # stored images compared at once
 def class_distances(x: Tensor, images: Tensor, labels: Tensor, classes: int) -> Tensor:
     """−(l2 distance to the nearest of the `images` with label k), (B, classes); −inf for a class without images.
 
-    x (B, C, H, W); images (N, C, H, W) are bytes that stand for 0 to 1, labels (N,) their classes. Differentiable in x:
-    the gradient is that of the distance to the nearest one.
+    x is (B, C, H, W); images (N, C, H, W) are bytes, of which 255 stands for 1; labels (N,) are their classes. It is
+    differentiable in x, as the distance to the nearest image.
     """
     if len(images) == 0:
         return x.new_full((len(x), classes), -torch.inf)

@@ -1,6 +1,6 @@
-"""The kernels in PyTorch: any device, float32 or float64, every p. Slow, and the oracle of all others.
+"""The kernels in PyTorch, for any device, float32 or float64, and every p: slow, and the reference for all others.
 
-Differences are formed block by block, so that memory stays bounded; everything is relative to the largest of a row.
+Differences are computed in blocks, which bounds the memory, and scaled by the largest difference of each pair of rows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-BLOCK = 2**18  # differences held at a time, in the second cache
+BLOCK = 2**18  # differences that are held at a time, in the second-level cache
 
 
 def forward(x: Tensor, w: Tensor, p: float, indexed: bool) -> tuple[Tensor, Tensor]:
@@ -64,7 +64,7 @@ def linf_bounds(low: Tensor, high: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _blocks(x: Tensor, w: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Pairs of rows of x and rows of w with at most BLOCK differences, or one pair."""
+    """Blocks of rows of x and rows of w with at most BLOCK differences, or of one pair."""
     rows = max(1, BLOCK // x.shape[1])
     for i in range(0, len(x), rows):
         some = slice(i, min(i + rows, len(x)))

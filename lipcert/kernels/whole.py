@@ -1,4 +1,4 @@
-"""Functions that a capture keeps as one operation, because its parts would lose what is known of the whole."""
+"""Functions that torch.export keeps as one operation, because their properties are not visible in their parts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ LIBRARY = torch.library.Library("lipcert", "FRAGMENT")
 def kept_whole(schema: str, shape: Callable[..., Any] | None = None) -> Callable[[Callable], Callable]:
     """Decorates the function that `schema` describes, such as "double(Tensor x) -> Tensor".
 
-    Called while torch.export captures a network, it is recorded as the one operation `lipcert::double`; called
-    otherwise, it is the plain function, at no cost. `shape` gives an empty result of the right shape, for functions
-    that can't run on tensors without values.
+    While torch.export captures a network, a call is recorded as the one operation `lipcert::double`; at other times it
+    is a call of the plain function, at no cost. `shape`, with the function's arguments, returns an empty result of the
+    right shape, for functions that cannot run on tensors without values.
     """
     name = schema.partition("(")[0]
 

@@ -1,4 +1,4 @@
-"""Layers by name; each lives in the file of its idea."""
+"""The public layers; each is defined in a file of its own topic."""
 
 from lipcert.layers.branches import BranchLinear as BranchLinear
 from lipcert.layers.branches import FlattenBranches as FlattenBranches

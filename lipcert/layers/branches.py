@@ -1,4 +1,4 @@
-"""Networks with one branch a class (multi-L2NNN): every logit is 1-Lipschitz by itself; branches run as one batch."""
+"""Networks with one branch per class (multi-L2NNN): each logit is 1-Lipschitz by itself; branches run as one batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lipcert.layers.nonexpansive import _Constrained
 
 
 class BranchLinear(_Constrained):
-    """One linear map a branch, each nonexpansive by itself: (B, in) or (B, K, in) to (B, K, out)."""
+    """One linear map per branch, each nonexpansive by itself: (B, in) or (B, K, in) to (B, K, out)."""
 
     def __init__(self, branches: int, in_features: int, out_features: int, bias: bool = True, gram: str = "smaller"):
         super().__init__()
@@ -41,7 +41,7 @@ def branch_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class Replicate(nn.Module):
-    """Hands the whole image to each of K separate networks: (B, C, H, W) to (B, K·C, H, W), the branches first."""
+    """Gives the whole image to each of K separate networks: (B, C, H, W) to (B, K·C, H, W), ordered by branch."""
 
     def __init__(self, branches: int):
         super().__init__()
@@ -63,7 +63,7 @@ class FlattenBranches(nn.Module):
 
 
 class JoinBranches(nn.Module):
-    """(B, K, 1), one number a branch, to the logits (B, K)."""
+    """(B, K, 1), one number per branch, to the logits (B, K)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.squeeze(-1)

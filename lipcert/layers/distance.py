@@ -1,7 +1,7 @@
 """Neurons that compute a distance, ‖x − w‖_∞ (Zhang, Cai, Lu, He & Wang, ICML 2021), and its l_p relaxation.
 
-At p = ∞ each is 1-Lipschitz in l_inf whatever its weights. At a finite p it is only n^(1/p)-Lipschitz for n inputs:
-good to train with, never certified. A new layer is at p = ∞; a schedule may drive its `p`.
+At p = ∞ each neuron is 1-Lipschitz in l_inf whatever its weights. At a finite p it is only n^(1/p)-Lipschitz for n
+inputs, which is for training and never certified. A new layer has p = ∞; a schedule may drive its `p`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from lipcert.kernels import lp_distance
 from lipcert.kernels.convolution import lp_distance_conv2d
 
-IDENTITY = -10.0  # a weight so far out that |x + 10| exceeds every other difference: the neuron passes x on
+IDENTITY = -10.0  # a weight so far from all inputs that |x + 10| is the largest difference: the neuron passes x on
 
 
 class _Distance(nn.Module):
-    """What the layers below share: weights ~ N(0, 1), one row a neuron, and the p of all its distances."""
+    """What the layers below share: weights from N(0, 1), one row per neuron, and the p of their distances."""
 
     bias: Tensor | None
 
@@ -42,7 +42,10 @@ class _Distance(nn.Module):
 
 
 class DistanceLinear(_Distance):
-    """y_i = ‖x − w_i‖_p + b_i; (B, in) to (B, out). `identity`: neuron i starts as x_{i mod in} + 10 (its §5.1)."""
+    """y_i = ‖x − w_i‖_p + b_i; (B, in) to (B, out).
+
+    With `identity`, neuron i starts as x_{i mod in} + 10 (§5.1).
+    """
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = False, identity: bool = False, p: float = math.inf
@@ -59,8 +62,11 @@ class DistanceLinear(_Distance):
 
 
 class DistanceConv2d(_Distance):
-    """The same on every k×k patch of a zero-padded image; (B, C, H, W) to (B, C', H', W'). With G groups, filters see
-    the C/G channels of their own. `identity`: filter i starts as channel i mod C/G of its patch's centre, plus 10."""
+    """The distances of every k×k patch of a zero-padded image to each filter; (B, C, H, W) to (B, C', H', W').
+
+    With G groups, a filter sees the C/G channels of its group. With `identity`, filter i starts as channel i mod C/G at
+    the centre of the patch, plus 10.
+    """
 
     def __init__(
         self,
@@ -96,7 +102,10 @@ class Negate(nn.Module):
 
 
 class ScaledLinear(nn.Linear):
-    """x ↦ Wx/√in + b with W ~ N(0, 1), b = 0 (the NTK parametrisation): weight decay sees the unscaled W."""
+    """x ↦ Wx/√in + b, with W from N(0, 1) and b = 0 at the start (the NTK parametrisation).
+
+    Weight decay applies to the unscaled W.
+    """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
         super().__init__(in_features, out_features, bias)
@@ -104,9 +113,5 @@ class ScaledLinear(nn.Linear):
         if bias:
             nn.init.zeros_(self.bias)
 
-    def constrained_weight(self) -> Tensor:
-        """The weight of the plain layer that this one is."""
-        return self.weight / math.sqrt(self.in_features)
-
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.constrained_weight(), self.bias)
+        return F.linear(x, self.weight / math.sqrt(self.in_features), self.bias)

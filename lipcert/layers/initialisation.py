@@ -1,4 +1,4 @@
-"""Where a deep nonexpansive network starts, so that distances survive its depth."""
+"""The initial weights of a deep nonexpansive network, chosen so that its depth preserves distances."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lipcert.layers.two_sided import TwoSidedReLU
 
 
 def pass_on(model: nn.Module, noise: float = 1e-2) -> None:
-    """Starts every (d, 2d) linear map behind a two-sided ReLU as [I, 0] + N(0, noise²/2d).
+    """Initialises every (d, 2d) linear map after a two-sided ReLU as [I, 0] + N(0, noise²/2d).
 
-    Behind the first such map this hands a non-negative vector through unchanged, where an orthogonal start would lose
-    1/√2 of each distance a layer: 1.4e-3 is left after 19.
+    After the first such map, a non-negative vector passes through unchanged. An orthogonal start would multiply
+    distances by 1/√2 in each layer, which leaves 1.4e-3 of them after 19 layers.
     """
     behind = False
     for module in model.modules():

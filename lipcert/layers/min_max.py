@@ -1,4 +1,4 @@
-"""MinMax: sorts pairs of channels, the activation that loses no gradient (Anil, Lucas & Grosse, ICML 2019)."""
+"""MinMax, which sorts pairs of channels: an activation that preserves gradients (Anil, Lucas & Grosse, ICML 2019)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 
 class MinMax(nn.Module):
-    """(x, y) ↦ (max, min) of channel i and channel i + C/2, for every i; C is even. A permutation at every point:
-    nonexpansive in every l_p, and exact.
+    """(x, y) ↦ (max, min) of channel i and channel i + C/2, for every i; C is even.
+
+    It permutes the entries of each point, so that it is nonexpansive in every l_p and does not round.
     """
 
     def forward(self, x: Tensor) -> Tensor:

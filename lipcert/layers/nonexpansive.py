@@ -1,13 +1,14 @@
 """Linear maps that never expand an l2 distance (Qian & Wegman, ICLR 2019, §2.2 and appendix A.1).
 
 b(W) = min( r(WᵀW), r(WWᵀ) ) with r(M) = max_i Σ_j |M_ij| bounds the squared spectral norm of W (eq. 2).
-Strict scheme: W/√b(W) is used in W's place. Soft scheme: W itself, and the penalty of eq. 7 keeps b(W) near 1.
-A layer starts strict; a schedule may drive its `strict` from 0 to 1.
+The strict scheme computes with W/√b(W); the soft scheme with W itself, while the penalty of eq. 7 keeps b(W) near 1.
+A layer is strict at first; a schedule may drive its `strict`, 0 for the soft scheme and 1 for the strict one.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,8 @@ from lipcert.kernels.whole import kept_whole
 
 
 class _RowSum(torch.autograd.Function):
-    """r(WWᵀ) of (..., m, n) matrices. Only one row of the Gram matrix attains the maximum, so the gradient is one outer
-    product instead of two matrix products: the constraint costs a third of what autograd would make of it."""
+    """r(WWᵀ) of (..., m, n) matrices. One row of the Gram matrix attains the maximum, so that the gradient is one outer
+    product, where autograd would compute two matrix products at three times the cost."""
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)
@@ -43,39 +44,39 @@ class _RowSum(torch.autograd.Function):
 def gram_bound(w: Tensor, gram: str = "smaller") -> Tensor:
     """b(W) ≥ ‖W‖₂² for (..., m, n) matrices, one number each (eq. 2).
 
-    `gram` says of which Gram matrix: "rows" (WWᵀ), "cols" (WᵀW), "min" of both, or the "smaller" one, whose cost is
-    negligible where the other's may dwarf the layer itself. Each is sound by itself. ValueError for another word.
+    `gram` chooses the Gram matrix: "rows" (WWᵀ), "cols" (WᵀW), "min" (the better bound of the two), or "smaller", whose
+    cost is negligible where the larger one may cost more than the layer itself. Each is sound. ValueError for another
+    word.
     """
-    rows_smaller = w.shape[-2] <= w.shape[-1]
-    if gram == "rows" or (gram == "smaller" and rows_smaller):
-        return _RowSum.apply(w)
-    if gram == "cols" or gram == "smaller":
-        return _RowSum.apply(w.mT)
-    if gram == "min":
-        return torch.minimum(_RowSum.apply(w), _RowSum.apply(w.mT))
-    raise ValueError(f"`gram` must be smaller, rows, cols or min, got {gram!r}")
+    return _of_gram(w, gram, _RowSum.apply)
 
 
 def gram_penalty(w: Tensor, gram: str = "smaller") -> Tensor:
-    """L_W of eq. 7: Σ_i max(Σ_j |M_ij| − 1, 0) of the Gram matrix M that `gram` names, summed over (..., m, n)."""
+    """L_W of eq. 7: Σ_i max(Σ_j |M_ij| − 1, 0) of the Gram matrix M that `gram` chooses, summed over all matrices."""
 
-    def excess(m: Tensor) -> Tensor:
-        return (m.abs().sum(-1) - 1).clamp_min(0).sum(-1)
+    def excess(v: Tensor) -> Tensor:
+        return ((v @ v.mT).abs().sum(-1) - 1).clamp_min(0).sum(-1)
 
-    rows_smaller = w.shape[-2] <= w.shape[-1]
+    return _of_gram(w, gram, excess).sum()
+
+
+def _of_gram(w: Tensor, gram: str, of_rows: Callable[[Tensor], Tensor]) -> Tensor:
+    """`of_rows`, a function of the rows of W, for W or Wᵀ as `gram` says."""
     if gram == "min":
-        return torch.minimum(excess(w @ w.mT), excess(w.mT @ w)).sum()
-    use_rows = gram == "rows" or (gram == "smaller" and rows_smaller)
-    return excess(w @ w.mT if use_rows else w.mT @ w).sum()
+        return torch.minimum(of_rows(w), of_rows(w.mT))
+    if gram not in ("smaller", "rows", "cols"):
+        raise ValueError(f"`gram` must be smaller, rows, cols or min, got {gram!r}")
+    rows = w.shape[-2] <= w.shape[-1] if gram == "smaller" else gram == "rows"
+    return of_rows(w if rows else w.mT)
 
 
 def copies(kernel: int, stride: int) -> int:
-    """In how many windows one entry appears along one axis, at most: ⌈K/S⌉ (the ceiling is what makes it a bound)."""
+    """The largest number of windows in which one entry appears along one axis: ⌈K/S⌉, rounded up to be a bound."""
     return math.ceil(kernel / stride)
 
 
 class _Constrained(nn.Module):
-    """What the layers below share: `matrices()` is the weight as (G, m, n) and `per_matrix` undoes the reshaping."""
+    """What the layers below share. Subclasses give the weight as `matrices()`, (G, m, n), each with its own b(W)."""
 
     weight: Tensor
     gram: str
@@ -88,26 +89,25 @@ class _Constrained(nn.Module):
         return 1.0
 
     def scale(self) -> Tensor:
-        """√b(W) of every matrix, shape (G,); guarded against a zero weight."""
+        """√b(W) of every matrix, (G,), at least 1e-12."""
         return gram_bound(self.matrices(), self.gram).clamp_min(1e-24).sqrt()
 
     def weight_penalty(self) -> Tensor:
-        """Eq. 7; zero under the strict scheme, where there is nothing to push."""
+        """The penalty of eq. 7, a scalar; 0 under the strict scheme."""
         return self.weight.new_zeros(()) if self.strict else gram_penalty(self.matrices(), self.gram)
 
     @torch.no_grad()
     def retract(self) -> None:
-        """One step back towards orthogonal rows (or columns): W ← (3W − WWᵀW)/2 (Björck & Bowie, 1971).
+        """A step towards orthogonal rows or columns, W ← (3W − WWᵀW)/2 (Björck & Bowie, 1971), which changes no claim.
 
-        Changes no claim. An optimizer that asks for it after its steps keeps b(W) ≈ ‖W‖₂² ≈ 1, so that dividing by √b
-        costs the network nothing.
+        After the steps of an optimizer that asks for it, b(W) ≈ ‖W‖₂² ≈ 1, so that dividing by √b(W) changes little.
         """
         w = self.matrices()
         w = w.mT if w.shape[-2] > w.shape[-1] else w
         w.copy_(torch.baddbmm(w, w @ w.mT, w, beta=1.5, alpha=-0.5))
 
     def constrained_weight(self) -> Tensor:
-        """The weight of the plain layer that this one computes."""
+        """The weight of the equivalent plain layer."""
         if not self.strict:
             return self.weight / self.copy_factor()
         factor = 1 / (self.scale() * self.copy_factor())
@@ -116,7 +116,7 @@ class _Constrained(nn.Module):
         )
 
     def claim(self) -> Tensor:
-        """The norm that the scheme promises of each matrix's map: 1 where strict, √b(W) where soft."""
+        """The bound (G,) that the scheme promises for the norm of each matrix's map: 1 if strict, √b(W) if soft."""
         return torch.ones_like(self.scale()) if self.strict else self.scale()
 
 
@@ -138,8 +138,7 @@ class NonexpansiveLinear(nn.Linear, _Constrained):
 
 
 class UnitRowsLinear(NonexpansiveLinear):
-    """The last layer of a multi-L2NNN: every row by itself has norm 1 (b(w) = ‖w‖² exactly), so each logit is
-    1-Lipschitz by itself, and two logits together 2-Lipschitz (certified radius gap/2)."""
+    """The last layer of a multi-L2NNN: its rows have norm 1, each logit is 1-Lipschitz by itself (radius: gap/2)."""
 
     def matrices(self) -> Tensor:
         return self.weight[:, None]
@@ -158,8 +157,8 @@ class UnitRowsLinear(NonexpansiveLinear):
 class NonexpansiveConv2d(nn.Conv2d, _Constrained):
     """Zero-padded convolution whose operator norm is ≤ 1 under the strict scheme; (B, C, H, W) to (B, C', H', W').
 
-    Cutting the image into tiles has norm c(K, S) = √(⌈K₁/S₁⌉⌈K₂/S₂⌉), by which the map is divided (`divide=False`: it
-    is not, and the layer claims c instead). A convolution of G groups is G matrices, each with its own b(W).
+    Cutting the image into windows has norm c(K, S) = √(⌈K₁/S₁⌉⌈K₂/S₂⌉), by which the map is divided. With
+    `divide=False` it is not divided, and the layer claims c(K, S) instead. A convolution of G groups has G matrices.
     """
 
     def __init__(
@@ -189,7 +188,7 @@ class NonexpansiveConv2d(nn.Conv2d, _Constrained):
         return self.weight.view(self.groups, self.out_channels // self.groups, -1)
 
     def tiling_norm(self) -> float:
-        """c(K, S): the norm of the operator that copies the image into tiles."""
+        """c(K, S), the norm of the operator that copies an image into windows."""
         (k1, k2), (s1, s2) = self.kernel_size, self.stride
         return math.sqrt(copies(k1, s1) * copies(k2, s2))
 

@@ -1,4 +1,4 @@
-"""Normalisation that a network with a bound may use: it subtracts, and divides by what the bound then counts."""
+"""Normalisations for networks with a bound: they subtract, or divide by constants that the bound counts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.distributed.nn import functional as distributed
 
 
 class SubtractMean(nn.Module):
-    """Subtracts the batch's mean per feature (channel) in training, the running mean in evaluation (L2NNN, A.5; the
-    mean-shift normalisation of l_inf-distance nets, Zhang et al., ICML 2021, §5.1).
+    """Subtracts each feature's (channel's) mean: the batch's in training, the running mean in evaluation.
 
-    Under several ranks the mean is the global batch's, so that N ranks compute what one would.
+    This is A.5 of L2NNN and the mean-shift normalisation of l_inf-distance nets (Zhang et al., ICML 2021, §5.1). With
+    several ranks it is the mean of the global batch, so that N ranks compute what one rank would.
     """
 
     def __init__(self, features: int, momentum: float = 0.1):
@@ -36,7 +36,7 @@ class SubtractMean(nn.Module):
 
 
 class Standardise(nn.Module):
-    """(x − mean)/std per channel: the first layer of a network trained on standardised pixels, Lipschitz 1/min std."""
+    """(x − mean)/std per channel, the first layer of a network on standardised pixels; (1/min std)-Lipschitz."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()

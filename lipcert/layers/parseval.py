@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 
 class ParsevalConv2d(nn.Conv2d):
-    """A convolution without bias, divided by √(kernel area), whose rows are drawn towards orthonormal ones after every
-    step: W ← (1 + beta)·W − beta·WWᵀW. Nothing keeps its norm at 1: it is measured like any other's.
+    """A convolution without bias, divided by √(kernel area). After every optimizer step `project` moves its rows
+    towards orthonormal ones, W ← (1 + beta)·W − beta·WWᵀW, which does not keep its norm at 1: it is measured as any
+    other.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, beta: float = 1e-4):
@@ -17,11 +18,8 @@ class ParsevalConv2d(nn.Conv2d):
         super().__init__(inputs, outputs, *self.geometry, bias=False)
         self.beta = beta
 
-    def scaled_weight(self) -> Tensor:
-        return self.weight / self.weight[0, 0].numel() ** 0.5
-
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.scaled_weight(), None, self.stride, self.padding)
+        return F.conv2d(x, self.weight / self.weight[0, 0].numel() ** 0.5, None, self.stride, self.padding)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -30,7 +28,7 @@ class ParsevalConv2d(nn.Conv2d):
 
 
 class ConvexSum(nn.Module):
-    """alpha_0·x + alpha_1·y, with alpha trainable and after every step put back on alpha_0 + alpha_1 = 1, both ≥ 0."""
+    """alpha_0·x + alpha_1·y with trainable alpha ≥ 0 of sum 1, which `project` restores after every optimizer step."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Norm-pooling (Qian & Wegman, ICLR 2019, §2.4): pooling that keeps the length of what it pools."""
+"""Norm-pooling (Qian & Wegman, ICLR 2019, §2.4): pooling that preserves the l2 norm of each window."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from lipcert.kernels.whole import kept_whole
 from lipcert.layers.nonexpansive import copies
 
-DELTA = 1e-12  # √(Σx² + δ) has a gradient at an all-zero window, and is the norm of (x, √δ): still nonexpansive
+DELTA = 1e-12  # √(Σx² + δ) has a gradient at a window of zeros; as the norm of (x, √δ) it is still nonexpansive
 
 
 @kept_whole("norm_pool2d(Tensor x, int[] kernel, int[] stride, int divisor, float delta) -> Tensor")
@@ -20,19 +20,16 @@ def norm_pool2d(x: Tensor, kernel: list[int], stride: list[int], divisor: int, d
 class NormPool2d(nn.Module):
     """y = √(Σ_window x²) per channel, nonexpansive; (B, C, H, W) to (B, C, H', W').
 
-    Overlapping windows count an entry ⌈K/S⌉² times, so the input is divided by ⌈K/S⌉.
+    Overlapping windows count an entry up to ⌈K/S⌉² times, so the input is divided by ⌈K/S⌉.
     """
 
     def __init__(self, kernel_size: int, stride: int | None = None):
         super().__init__()
         self.kernel_size, self.stride = kernel_size, stride or kernel_size
 
-    def overlap(self) -> int:
-        return copies(self.kernel_size, self.stride) ** 2
-
     def forward(self, x: Tensor) -> Tensor:
         sides = [self.kernel_size] * 2, [self.stride] * 2
-        return norm_pool2d(x, *sides, self.overlap(), DELTA)
+        return norm_pool2d(x, *sides, copies(self.kernel_size, self.stride) ** 2, DELTA)
 
 
 @kept_whole("global_norm_pool2d(Tensor x, float delta) -> Tensor")
@@ -41,14 +38,14 @@ def global_norm_pool2d(x: Tensor, delta: float) -> Tensor:
 
 
 class GlobalNormPool2d(nn.Module):
-    """y = √(Σ over the whole map of x²) per channel; (B, C, H, W) to (B, C)."""
+    """y = √(Σx²) per channel, over all positions; (B, C, H, W) to (B, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return global_norm_pool2d(x, DELTA)
 
 
 def pooling(kind: str, size: int) -> nn.Module:
-    """Non-overlapping pooling of that name: "norm", or the ablation's "max"."""
+    """Pooling of `size`×`size` windows without overlap: "norm", or "max" for ablations."""
     if kind == "norm":
         return NormPool2d(size)
     if kind == "max":

@@ -15,7 +15,7 @@ from lipcert.layers.two_sided import TwoSidedReLU, two_sided
 
 @kept_whole("recurrent(Tensor x, Tensor weight, Tensor? bias, Tensor cos, Tensor sin) -> Tensor")
 def recurrent(x: Tensor, weight: Tensor, bias: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
-    """A sequence (B, T, n) through the cell below, from a zero state: (B, T + 1, 2·hidden), outputs and last state."""
+    """Runs the cell below over a sequence (B, T, n) from a zero state: (B, T + 1, 2·hidden), outputs and last state."""
     state, outputs = x.new_zeros(x.shape[0], 2 * weight.shape[0]), []
     for step in x.unbind(1):
         s = two_sided(F.linear(torch.cat((step, state), 1), weight, bias), None, "relu", 1)
@@ -25,11 +25,11 @@ def recurrent(x: Tensor, weight: Tensor, bias: Tensor | None, cos: Tensor, sin: 
 
 
 class NonexpansiveRNNCell(nn.Module):
-    """(x, h) ↦ (y, h'): s = two-sided(Ŵ[x; h] + b), y = t·s, h' = √(1−t²)·s with t = cos θ trainable.
+    """(x, h) ↦ (y, h'): s = two-sided(Ŵ[x; h] + b), y = t·s, h' = √(1−t²)·s with a trainable t = cos θ.
 
-    Its state goes two ways, to the output and to the next step, so it is split as in eq. 9: ‖(Δy, Δh')‖ = ‖Δs‖ ≤
-    ‖(Δx, Δh)‖. By induction the unrolled map (x₁ … x_T, h₀) ↦ (y₁ … y_T, h_T) is nonexpansive for every T.
-    x (B, in), h and y (B, 2·hidden).
+    s is used twice, as output and as next state, so it is split as in eq. 9: ‖(Δy, Δh')‖ = ‖Δs‖ ≤ ‖(Δx, Δh)‖. By
+    induction the unrolled map (x₁ … x_T, h₀) ↦ (y₁ … y_T, h_T) is nonexpansive for every T.
+    x is (B, in); h, h' and y are (B, 2·hidden).
     """
 
     def __init__(self, in_features: int, hidden: int, t: float = math.sqrt(0.5), gram: str = "smaller"):
@@ -38,11 +38,8 @@ class NonexpansiveRNNCell(nn.Module):
         self.two_sided = TwoSidedReLU()
         self.angle = nn.Parameter(torch.tensor(math.acos(t)))
 
-    def initial_state(self, x: Tensor) -> Tensor:
-        return x.new_zeros(x.shape[0], 2 * self.linear.out_features)
-
     def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        h = self.initial_state(x) if h is None else h
+        h = x.new_zeros(x.shape[0], 2 * self.linear.out_features) if h is None else h
         s = self.two_sided(self.linear(torch.cat((x, h), 1)))
         return self.angle.cos() * s, self.angle.sin() * s
 

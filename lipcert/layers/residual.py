@@ -23,9 +23,9 @@ def merge_branches(x: Tensor, y: Tensor, first: Tensor, second: Tensor) -> Tenso
 class Residual(nn.Module):
     """y = t_m·shortcut(t_s·x) + √(1−t_m²)·body(√(1−t_s²)·x), nonexpansive if `body` and `shortcut` are (eq. 9, 10).
 
-    t = cos θ with θ trainable: a number for the block, or with `channels` (and `out_channels`) one a channel. The split
-    shares its t with the merge where the shapes allow it. Leaving out the split's scaling, as a well-known
-    re-implementation does, makes a block √2-Lipschitz.
+    t = cos θ with a trainable θ: one number for the block, or one per channel if `channels` is given. The split and the
+    merge share one t unless `out_channels` differs from `channels`. Without the scaling of the split, as in a
+    well-known re-implementation, a block is only √2-Lipschitz.
     """
 
     def __init__(
@@ -45,17 +45,15 @@ class Residual(nn.Module):
         if channels and out_channels and out_channels != channels:
             self.merge_angle = nn.Parameter(torch.full((out_channels, 1, 1), math.acos(t)))
 
-    def merging(self) -> Tensor:
-        return self.split_angle if self.merge_angle is None else self.merge_angle
-
     def forward(self, x: Tensor) -> Tensor:
-        split, merge = self.split_angle, self.merging()
+        split = self.split_angle
+        merge = split if self.merge_angle is None else self.merge_angle
         one, other = split_branches(x, split.cos(), split.sin())
         return merge_branches(self.shortcut(one), self.body(other), merge.cos(), merge.sin())
 
 
 class ConvexResidual(nn.Module):
-    """y = a·x + (1 − a)·body(x) with a in [0, 1] trainable: the Parseval way (eq. 11), nonexpansive in any l_p."""
+    """y = a·x + (1 − a)·body(x), a in [0, 1] trainable (Parseval, eq. 11): nonexpansive in any l_p where `body` is."""
 
     def __init__(self, body: nn.Module, a: float = 0.5):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A smooth limit on the size of logits: the layer that TULIP puts before the softmax."""
+"""A smooth limit on the size of logits, which TULIP puts before the softmax."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 
 class ScaledTanh(nn.Module):
-    """x ↦ t·tanh(x/t) in each entry, one trainable t > 0 for all: 1-Lipschitz, and never beyond ±t.
+    """x ↦ t·tanh(x/t) in each entry, with one trainable t > 0: 1-Lipschitz, and within ±t.
 
-    Finlay, Oberman & Abbasi, 2018, appendix A.1. t = softplus(raw), which begins as 1.
+    t = softplus(raw), which is 1 at first (Finlay, Oberman & Abbasi, 2018, appendix A.1).
     """
 
     def __init__(self):

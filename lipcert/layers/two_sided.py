@@ -1,6 +1,7 @@
-"""Two-sided nonlinearities: x ↦ (f(x), f(x) − x), which keep what f throws away (Qian & Wegman, ICLR 2019, §2.3).
+"""Two-sided nonlinearities x ↦ (f(x), f(x) − x), which lose no information (Qian & Wegman, ICLR 2019, §2.3).
 
-For f nondecreasing with slope ≤ 1, |Δf| + |Δx − Δf| = |Δx|: nonexpansive in every l_p, and lossless in l1.
+For a nondecreasing f with slope ≤ 1, |Δf| + |Δx − Δf| = |Δx|: they are nonexpansive in every l_p, and preserve l1
+distances.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def two_sided(x: Tensor, t: Tensor | None, function: str, dim: int) -> Tensor:
 
 
 class TwoSidedReLU(nn.Module):
-    """x ↦ (relu(x), relu(−x)) along `dim`, which doubles; with `groups`, a group of channels keeps its own halves."""
+    """x ↦ (relu(x), relu(−x)) along `dim`, whose size doubles; with `groups`, each group's halves stay together."""
 
     function = "relu"
 
@@ -45,9 +46,9 @@ class TwoSidedReLU(nn.Module):
 
 
 class TwoSidedSigmoid(TwoSidedReLU):
-    """x ↦ (s(x), s(x) − x) with s(x) = t·sigmoid(4x/t), t > 0 trainable per entry of `dim`: slope at most 1 (eq. 8).
+    """x ↦ (s(x), s(x) − x) with s(x) = t·sigmoid(4x/t), whose slope is at most 1 (eq. 8).
 
-    `features` are the entries of a group along `dim`; each group has a t of its own.
+    t > 0 is trainable, one number per entry of `dim`, in each group; `features` is the number of entries in a group.
     """
 
     function = "sigmoid"
@@ -76,7 +77,7 @@ NONLINEARITIES = ("two_sided_relu", "two_sided_sigmoid", "two_sided_tanh", "relu
 
 
 def nonlinearity(kind: str, features: int, dim: int = 1, groups: int = 1) -> tuple[nn.Module, int]:
-    """The nonlinearity of that name behind `features` entries of `dim` (a group), and how many entries it gives."""
+    """The nonlinearity called `kind` for `features` entries of `dim` (per group), and the number of its outputs."""
     if kind == "relu":
         return nn.ReLU(), features
     if kind == "two_sided_relu":

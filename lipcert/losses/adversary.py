@@ -1,4 +1,4 @@
-"""How a model in training is handed to an adversary: an attack takes a callable without modes or parameters."""
+"""How a loss shows a model to an adversary: as a function of images, without modes or parameters."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Yields `model` as a callable from images (B, C, H, W) to logits (B, K), in evaluation mode and without gradients
-    of its parameters. Afterwards, also after an exception, every module is back in its own mode and every parameter
-    has its own `requires_grad`.
+    """Yields `model` as a function from images (B, C, H, W) to logits (B, K), in evaluation mode and without gradients
+    of its parameters. Afterwards, even after an exception, every module is back in its own mode, and every parameter
+    has its own `requires_grad` again.
     """
     modes = [(module, module.training) for module in model.modules()]
     trainable = [p for p in model.parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""Cross-entropy that gives way to a clipped hinge (Zhang, Jiang, He & Wang, ICLR 2022)."""
+"""A clipped hinge and a cross-entropy whose weight decreases (Zhang, Jiang, He & Wang, ICLR 2022)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch.nn import functional as F
 class ClippedHinge(nn.Module):
     """mean of max_i clip(r_i, 0, 1) + weight·CE(a·g, y), r_i = (g_i − g_t + 2e)/(2e) for i ≠ t, e = eps·`model.unit`.
 
-    The clipped part is 0 for an image proved within `eps` (l_inf, pixels) by its margin, 1 and without gradient for one
-    that is hopelessly wrong; so learning begins with the cross-entropy, and a schedule lowers its `weight`. `a`, one
-    trainable number and no part of the classifier, starts at 1 and moves `scale_rate` times as fast as the weights.
+    The hinge is 0 for an image whose margin proves it within `eps` (l_inf, in pixel units). It is 1 and has no gradient
+    for an image that is far from its class, so that learning begins with the cross-entropy, whose `weight` a schedule
+    lowers. `a` is a trainable number and no part of the classifier; it starts at 1, and its learning rate is
+    `scale_rate` times that of the weights.
     """
 
     def __init__(self, *, num_classes: int, eps: float, weight: float = 0.05, scale_rate: float = 0.2):

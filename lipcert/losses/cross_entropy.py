@@ -14,7 +14,7 @@ from lipcert.losses.adversary import evaluating
 class CrossEntropy(nn.Module):
     """The mean cross-entropy of the logits; with an `adversary` (an attack), on the images that it returns.
 
-    To it is added `head_decay`/2·(‖W‖² + ‖b‖²) of the last layer: weight decay of that layer alone, as SGD does it.
+    `head_decay`/2·(‖W‖² + ‖b‖²) of the last layer is added, which under SGD is weight decay of that layer alone.
     """
 
     def __init__(self, *, num_classes: int, adversary: Callable[..., Tensor] | None = None, head_decay: float = 0.0):
@@ -25,9 +25,8 @@ class CrossEntropy(nn.Module):
 
     def prepare(self, model: Any, input_shape: tuple[int, ...]) -> None:
         if self.head_decay and not isinstance(getattr(model, "head", None), nn.Linear):
-            raise ValueError(
-                f"`loss.head_decay` needs a model with a linear `head`, which {type(model).__name__} is not"
-            )
+            name = type(model).__name__
+            raise ValueError(f"`loss.head_decay` needs a model whose `head` is linear; take 0 for {name}")
 
     def forward(self, model: Any, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
         if self.adversary is not None:

@@ -1,4 +1,4 @@
-"""Globally-robust training (Leino, Wang & Fredrikson, ICML 2021): a further class that an image near a boundary has."""
+"""Globally-robust training (Leino, Wang & Fredrikson, ICML 2021): one more class, for images near a boundary."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lipcert.frozen.training import Estimate
 
 
 class GloRo(nn.Module):
-    """CE(y) + weight·log(1 + exp(y_⊥ − logsumexp(y))) with y_⊥ = max_{i≠j} (y_i + eps·K_ij), j the predicted class: the
-    best that another class can do within `eps` (l2, pixels), where K_ij bounds how fast y_i − y_j moves.
+    """CE(y) + weight·log(1 + exp(y_⊥ − logsumexp(y))), with y_⊥ = max_{i≠j} (y_i + eps·K_ij) and j the predicted class.
 
-    With `weight` 1 this is the paper's cross-entropy over y and y_⊥ together; other weights are its TRADES form, whose
-    KL divergence from the softmax without ⊥ to the one with it is that logarithm. K is the estimate of
-    `frozen.training.Estimate`. A schedule may drive `eps` and `weight`.
+    y_⊥ is the largest logit that another class can reach within `eps` (l2, in pixel units) relative to y_j, where K_ij
+    is the estimate by `frozen.training.Estimate` of the Lipschitz constant of y_i − y_j. With `weight` 1 this is the
+    paper's cross-entropy over y and y_⊥ together. Other weights are its TRADES form, because that logarithm is the KL
+    divergence from the softmax without ⊥ to the softmax with it. A schedule may drive `eps` and `weight`.
     """
 
     def __init__(self, *, num_classes: int, eps: float, weight: float = 1.0):

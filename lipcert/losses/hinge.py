@@ -1,4 +1,4 @@
-"""The multi-class hinge loss of l_inf-distance nets (Zhang et al., ICML 2021; mix as in their released code)."""
+"""The multi-class hinge loss of l_inf-distance nets (Zhang et al., ICML 2021, with the mean of their code)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Hinge(nn.Module):
     """With h_i = max(0, θ − (g_t − g_i)) for i ≠ t and h_t = 0:
     mix·mean(max_i h_i) + (1 − mix)·mean(h_i over the batch and all K classes, the label's included).
 
-    θ = 2·eps·`model.unit`: an image whose hinge is 0 is proved within `eps` (l_inf, pixels) by its margin.
+    θ = 2·eps·`model.unit`, so that an image whose hinge is 0 is proved within `eps` (l_inf, in pixel units).
     """
 
     def __init__(self, *, num_classes: int, eps: float, mix: float = 0.75):

@@ -16,12 +16,12 @@ from lipcert.losses.adversary import evaluating
 
 
 class IBP(nn.Module):
-    """kappa·CE(g, y) + (1 − kappa)·CE(M, y), M_j the largest g_j − g_t that interval propagation allows within `eps`
-    (l_inf, pixels), M_t = 0, the last linear layer joined with that difference.
+    """kappa·CE(g, y) + (1 − kappa)·CE(M, y), with M_t = 0 and M_j the largest g_j − g_t that interval propagation
+    allows within `eps` (l_inf, in pixel units); the last linear layer and that difference are propagated as one.
 
-    `kappa` weights the natural loss, as in Zhang et al., ICML 2021 (their code's `--kappa` is 1 − kappa). A schedule
-    may drive `eps` and `kappa`. Normalisations in training mode count with the clean batch's statistics, in the boxes
-    too. ValueError where the model has no `enclosure` to propagate from, or can't be captured.
+    `kappa` is the weight of the natural loss, as in Zhang et al., ICML 2021 (their code's `--kappa` is 1 − kappa). A
+    schedule may drive `eps` and `kappa`. In training mode, normalisations use the clean batch's statistics for the
+    boxes too. Raises ValueError for a model without an `enclosure`, or that cannot be captured.
     """
 
     def __init__(self, *, num_classes: int, eps: float, kappa: float = 0.5):

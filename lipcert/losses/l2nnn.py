@@ -16,8 +16,8 @@ class L2NNNLoss(nn.Module):
     """The loss alpha·L_a + gamma·L_b + omega·L_c + lambda_w·Σ L_W of logits y (alpha is 1 in the paper).
 
     L_a  the cross-entropy of the logits u_k·y_k, with one factor u_k per class, trainable if `u_trainable`.
-    L_b  the cross-entropy of the logits v·y, with one number v, trainable if `v_trainable`. It is given, or is 2.4
-         divided by a `radius` (l2, in pixel units), so that the softmax of an image is spread over what a
+    L_b  the cross-entropy of the logits v·y, with one number v, trainable if `v_trainable`. Either v is given or a
+         `radius` (l2, in pixel units): v = 2.4/radius spreads the softmax of an image over the classes that a
          perturbation of that size can reach.
     L_c  the mean of log(1 − softmax(z·y)_label)/z, which rewards a wide gap where the answer is right, and is flat
          where it is wrong.

@@ -12,13 +12,13 @@ from lipcert.frozen.training import Estimate
 
 
 class LMT(nn.Module):
-    """Cross-entropy of y_i + a·r_i, where r_i = c·L·‖w_i − w_t‖ (`proposition` 2) or c·√2·L (1) is by how much y_i may
-    gain on y_t while the image moves by `c` (l2, pixels), and r_t = 0.
+    """Cross-entropy of y_i + a·r_i, where y_i − y_t can rise by at most r_i while the image moves by `c` (l2, in pixel
+    units): r_i = c·L·‖w_i − w_t‖ (`proposition` 2) or c·√2·L (`proposition` 1), and r_t = 0.
 
-    L is the estimate of `frozen.training.Estimate`, through which gradients flow.
-    a = min_i clip((y_t − y_i)/r_i, 0, 1), a constant an image (the paper's appendix E, as its code has it): where the
-    label is not ahead nothing is added, and never so much that it falls behind. A schedule may drive `c`.
-    Cross-entropy on a network whose bound is not wanted is `c` 0. ValueError where the model can't be captured.
+    L is the estimate of `frozen.training.Estimate`, through which gradients flow. a = min_i clip((y_t − y_i)/r_i, 0, 1)
+    is a constant for each image (appendix E, as in the authors' code): nothing is added where the label's logit is not
+    the largest, and never enough to make it smaller than another. A schedule may drive `c`; 0 is plain cross-entropy.
+    Raises ValueError for a model that cannot be captured.
     """
 
     def __init__(self, *, num_classes: int, c: float, proposition: int = 2):
@@ -38,6 +38,6 @@ class LMT(nn.Module):
         ahead = self.c * pairs.index_select(0, y)
         with torch.no_grad():
             margins = logits.gather(1, y[:, None]) - logits
-            share = (margins / ahead).nan_to_num_(1.0).amin(1).clamp_(0, 1)  # the label's own is 0/0
+            share = (margins / ahead).nan_to_num_(1.0).amin(1).clamp_(0, 1)  # the label's own ratio is 0/0
         loss = F.cross_entropy(logits + share[:, None] * ahead, y)
         return {"loss": loss, "steepness": pairs.detach().amax(), "share": share.mean()}

@@ -1,4 +1,4 @@
-"""Spectral-norm regularisation (Yoshida & Miyato, 2017): cross-entropy, and every weight's largest singular value."""
+"""Spectral-norm regularisation (Yoshida & Miyato, 2017): cross-entropy, and the largest singular values of weights."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from lipcert.norms import Matrices
 
 
 class SpectralNorm(nn.Module):
-    """CE + (rate/2)·Σ σ(W)², over all weights of two or more axes, each as the matrix (outputs, rest); σ by a power
-    iteration of one step at a time, on vectors that persist. Its gradient is rate·σ·uvᵀ a weight.
+    """CE + (rate/2)·Σ σ(W)², over all weights of two or more axes, each as a matrix (outputs, rest).
+
+    The largest singular value σ comes from one step of power iteration at a time, on vectors that are kept from step to
+    step. The penalty's gradient by W is rate·σ·uvᵀ.
     """
 
     def __init__(self, *, num_classes: int, rate: float = 0.01):

@@ -1,4 +1,4 @@
-"""TULIP (Finlay, Oberman & Abbasi, 2018): training on images one step away, and a penalty on the loss's steepness."""
+"""TULIP (Finlay, Oberman & Abbasi, 2018): training on images one step away, and a penalty on the loss's gradient."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Losses = Callable[[Tensor], Tensor]  # of images (B, ...), each one's cross-entropy (B,)
+Losses = Callable[[Tensor], Tensor]  # from images (B, ...) to the cross-entropy of each (B,)
 
 
 class Tulip(nn.Module):
-    """mean CE at x + eps·d, plus a penalty on ‖∇ₓCE‖₂; x in pixels of [0, 1], `eps` an l2 length in them.
+    """The mean of CE(x + eps·d), plus a penalty on ‖∇ₓCE‖₂, for images x in [0, 1] and an l2 length `eps`.
 
-    perturbation  d is ∇/‖∇‖₂ ("l2": to first order this adds eps·‖∇‖₂, eq. J2), sign(∇)/√n ("fgsm", J1), or 0 ("none"),
-                  ∇ the gradient of an image's own CE. No clipping, no random start.
-    penalty       "max": penalty_weight·max(max_i ‖∇_i‖₂ − lip_0, 0) over the batch (under several ranks: over a rank's
-                  share); "mean_square": penalty_weight/2·mean ‖∇_i‖₂², the authors' next paper; "none".
-    penalty_at    the images it is taken at: "perturbed", where the CE is, or "clean".
-    penalty_by    "double_backprop", exact; or "finite_difference": (CE(x + h·v) − CE(x))/h with v = ∇/‖∇‖₂ held fixed,
-                  by `central` (CE(x + h·v) − CE(x − h·v))/2h; for networks that can't be differentiated twice. These
-                  run in float32 whatever the precision of training.
+    perturbation  d is ∇/‖∇‖₂ ("l2": to first order this adds eps·‖∇‖₂, eq. J2), sign(∇)/√n ("fgsm", J1) or 0 ("none"),
+                  where ∇ is the gradient of the image's own CE. There is no clipping and no random start.
+    penalty       "max": penalty_weight·max(max_i ‖∇_i‖₂ − lip_0, 0) over the batch (with several ranks, over a rank's
+                  share); "mean_square": penalty_weight/2·mean ‖∇_i‖₂², from the authors' next paper; or "none".
+    penalty_at    the images at which the penalty is computed: "perturbed", as the CE, or "clean".
+    penalty_by    "double_backprop", exact; or "finite_difference", for networks that cannot be differentiated twice:
+                  (CE(x + h·v) − CE(x))/h with v = ∇/‖∇‖₂ held constant, or, if `central`,
+                  (CE(x + h·v) − CE(x − h·v))/2h. Finite differences run in float32 whatever the precision of training.
 
-    Batch normalisation couples a batch's images: ∇_i is that of the sum of all CE by image i, and finite differences
-    move all images at once. Both agree in their sum over the batch, and image by image where nothing couples them.
+    Batch normalisation couples the images of a batch. Then ∇_i is the gradient by image i of the sum of all CE, and
+    finite differences move all images at once. The two agree in their sum over the batch, and for each image where
+    nothing couples the images.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Tulip(nn.Module):
             steep.sum().backward()
         except RuntimeError:
             raise ValueError(
-                f"`loss.penalty_by=double_backprop` differentiates twice, which {type(model).__name__} can't: "
+                f"`loss.penalty_by=double_backprop` needs second derivatives, and {type(model).__name__} has none: "
                 "take finite_difference"
             ) from None
 
@@ -85,7 +86,7 @@ class Tulip(nn.Module):
         return {"loss": terms["cross_entropy"] + terms.get("penalty", 0.0), **terms}
 
     def losses(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The CE of each image where it is trained on, and ‖∇‖₂ where that is penalised; both (B,)."""
+        """The CE of each image at its point of training, and the ‖∇‖₂ to be penalised or None; both (B,)."""
         ce = partial(cross_entropies, model, y)
         if self.penalty != "none" and not self.twice:
             ce = partial(replayed, ce, int(torch.randint(2**62, ())))
@@ -100,16 +101,16 @@ class Tulip(nn.Module):
         return losses, steep
 
     def penalised(self, ce: Losses, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The CE of each image and its ‖∇‖₂, both to be differentiated further."""
+        """The CE of each image and its ‖∇‖₂, both (B,) and differentiable."""
         losses, gradient = input_gradient(ce, x, keep=True, twice=self.twice)
         if self.twice:
-            return losses, (gradient.flatten(1).square().sum(1) + 1e-20).sqrt()  # whose slope at 0 is finite
+            return losses, (gradient.flatten(1).square().sum(1) + 1e-20).sqrt()  # has a finite slope at 0
         step = self.h * unit(gradient)
         rise = (ce(x + step) - ce(x - step)) / 2 if self.central else ce(x + step) - losses
         return losses, rise / self.h
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """The step of length 1; none where the gradient is 0."""
+        """A step of l2 length 1 for each image; 0 where the gradient is 0."""
         if self.perturbation == "fgsm":
             return gradient.sign() / math.sqrt(gradient[0].numel())
         return unit(gradient)
@@ -121,15 +122,14 @@ def cross_entropies(model: nn.Module, y: Tensor, x: Tensor) -> Tensor:
 
 
 def replayed(ce: Losses, seed: int, x: Tensor) -> Tensor:
-    """With the same random numbers each time: between two dropouts lies no small step."""
+    """`ce` at x with the random numbers of `seed`, so that two calls differ by their images and not by dropout."""
     with torch.random.fork_rng([x.device] if x.is_cuda else []):
         torch.manual_seed(seed)
         return ce(x)
 
 
 def input_gradient(ce: Losses, x: Tensor, keep: bool = False, twice: bool = False) -> tuple[Tensor, Tensor]:
-    """The CE of each image, and its gradient by the image. With `keep`, the CE can be differentiated further; with
-    `twice` as well, the gradient too."""
+    """The CE (B,) of each image and its gradient (B, ...); with `keep` the CE, with `twice` both are differentiable."""
     x = x.detach().requires_grad_()
     losses = ce(x)
     (gradient,) = torch.autograd.grad(losses.sum(), x, create_graph=keep and twice, retain_graph=keep)
@@ -137,7 +137,7 @@ def input_gradient(ce: Losses, x: Tensor, keep: bool = False, twice: bool = Fals
 
 
 def unit(gradient: Tensor) -> Tensor:
-    """Every image's gradient, divided by its l2 norm; 0 where it is 0. Its squares never underflow."""
+    """Each image's gradient divided by its l2 norm, or 0; it is scaled first, so that no square underflows."""
     flat = gradient.flatten(1)
     largest = flat.abs().amax(1, keepdim=True)
     return F.normalize(flat / torch.where(largest > 0, largest, 1.0), eps=0.5).view_as(gradient)

@@ -1,4 +1,4 @@
-"""The ordinary 4-layer network of Madry et al. (ICLR 2018), the reference that L2NNNs are compared with."""
+"""The ordinary 4-layer network of Madry et al. (ICLR 2018), with which L2NNNs are compared."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lipcert.models.headed import Headed
+from lipcert.models.headed import Headed, check_halvings
 
 
 class ConvNet(Headed):
-    """conv5×5, ReLU, max-pool; again; linear, ReLU; linear. Weights truncated normal of std 0.1, biases 0.1."""
+    """Twice a 5×5 convolution, ReLU and max-pooling; a linear layer and ReLU; a linear layer.
+
+    Weights start truncated normal with standard deviation 0.1, biases 0.1.
+    """
 
     def __init__(
         self,
@@ -21,16 +24,12 @@ class ConvNet(Headed):
         hidden: int = 1024,
         dropout: float = 0.0,
     ):
+        check_halvings(input_shape, len(channels))
         width, height, breadth = input_shape
         layers: list[nn.Module] = []
         for out in channels:
             layers += [nn.Conv2d(width, out, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
             width, height, breadth = out, height // 2, breadth // 2
-        if min(height, breadth) < 1:
-            raise ValueError(
-                f"`model.channels` halves the image {len(channels)} times, which {tuple(input_shape)} does "
-                "not survive; give fewer channels"
-            )
         layers += [nn.Flatten(), nn.Linear(width * height * breadth, hidden), nn.ReLU(), nn.Dropout(dropout)]
         super().__init__(nn.Sequential(*layers), nn.Linear(hidden, num_classes))
         for parameter in self.parameters():

@@ -1,6 +1,6 @@
 """An ordinary convolutional network, trained by interval propagation: the baseline of l_inf tables.
 
-"Large" of Gowal et al. (ICCV 2019), the network behind the published IBP and CROWN-IBP numbers.
+It is "Large" of Gowal et al. (ICCV 2019), with which the IBP and CROWN-IBP numbers were published.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lipcert.models.headed import Headed
 
 
 class IBPConvNet(Headed):
-    """3×3 convolutions and ReLU (those in `halving` with stride 2), FC to `hidden`, ReLU, FC to the classes."""
+    """3×3 convolutions (those in `halving` with stride 2) and a linear layer, all with ReLU; then a linear layer."""
 
     norm = Norm.LINF
 
@@ -43,9 +43,9 @@ class IBPConvNet(Headed):
 
     @property
     def enclosed(self) -> nn.Module:
-        """What the boxes of images are propagated through: all of it."""
+        """The part through which boxes are propagated: the whole network."""
         return self
 
     def enclosure(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        """The image, and the box of images within eps of it."""
+        """The images x, and the lower and upper ends of their boxes of radius eps in [0, 1]; all (B, C, H, W)."""
         return x, (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)

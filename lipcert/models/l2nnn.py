@@ -1,4 +1,4 @@
-"""L2-nonexpansive network: convolutions with norm-pooling if wanted, then linear layers (Qian & Wegman, ICLR 2019)."""
+"""L2-nonexpansive network: optional convolutions with norm-pooling, then linear layers (Qian & Wegman, ICLR 2019)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from torch import nn
 
 from lipcert.layers import NonexpansiveConv2d, NonexpansiveLinear, UnitRowsLinear, nonlinearity, pass_on
 from lipcert.layers import pooling as pooling_layer
-from lipcert.models.headed import Headed
+from lipcert.models.headed import Headed, check_halvings
 
 
 class L2NNN(Headed):
-    """Per entry of `channels`: conv K×K (stride 1, same), nonlinearity, 2×2 pooling. Then `depth` times a linear map to
-    `width` (null: 128, or as many as the image has pixels) and a nonlinearity. Then a head: `multi` has rows of norm 1
-    (each logit 1-Lipschitz by itself; gap/2), single is one nonexpansive map of the vector (gap/√2).
+    """For each entry of `channels` a K×K convolution (stride 1, same size), a nonlinearity and 2×2 pooling; then
+    `depth` times a linear map to `width` (null: 128, or the number of pixels if that is smaller) and a nonlinearity;
+    then a head.
 
-    Sizes itself from (C, H, W); ValueError where the pooling leaves nothing.
+    With `multi` the head's rows have norm 1, so that each logit is 1-Lipschitz by itself (certified radius: gap/2);
+    otherwise it is one nonexpansive map (gap/√2). Raises ValueError where the pooling leaves nothing of the image.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class L2NNN(Headed):
         divide: bool = True,
         gram: str = "smaller",
     ):
+        check_halvings(input_shape, len(channels))
         features, height, breadth = input_shape
         width = width or min(128, math.prod(input_shape))
         layers: list[nn.Module] = []
@@ -44,11 +46,6 @@ class L2NNN(Headed):
             step, features = nonlinearity(activation, out)
             layers += [step, pooling_layer(pooling, 2)]
             height, breadth = height // 2, breadth // 2
-        if min(height, breadth) < 1:
-            raise ValueError(
-                f"`model.channels` halves the image {len(channels)} times, which {tuple(input_shape)} does "
-                "not survive; give fewer channels"
-            )
         layers.append(nn.Flatten())
         features *= height * breadth
         for _ in range(depth):

@@ -1,4 +1,4 @@
-"""The CIFAR-10 network of the paper: one separate network a class, nothing shared, run as one grouped network."""
+"""The CIFAR-10 network of L2NNN: a separate network for each class, all run as one grouped network."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from lipcert.layers import (
     pass_on,
 )
 from lipcert.layers import pooling as pooling_layer
-from lipcert.models.headed import Headed
+from lipcert.models.headed import Headed, check_halvings
 
 
 class L2NNNCifar(Headed):
-    """Per class: 3 convolutions (norm-pooling behind the second and third), `depth` linear layers, one logit.
+    """For each class 3 convolutions (norm-pooling after the second and the third), `depth` linear layers and one logit.
 
-    22 weight layers with the defaults; the paper feeds it 28×28 crops. Each logit is 1-Lipschitz by itself (gap/2).
+    The defaults give 22 weight layers; in the paper its inputs are 28×28 crops. Each logit is 1-Lipschitz by itself
+    (certified radius: gap/2).
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class L2NNNCifar(Headed):
         divide: bool = True,
         gram: str = "smaller",
     ):
+        check_halvings(input_shape, len(channels) - 1)
         c, height, breadth = input_shape
         k = num_classes
         layers: list[nn.Module] = [Replicate(k)]
@@ -53,11 +55,6 @@ class L2NNNCifar(Headed):
             if i > 0:
                 layers.append(pooling_layer(pooling, 2))
                 height, breadth = height // 2, breadth // 2
-        if min(height, breadth) < 1:
-            raise ValueError(
-                f"`model.channels` halves the image {len(channels) - 1} times, which {tuple(input_shape)} "
-                "does not survive; give fewer channels"
-            )
         layers.append(FlattenBranches(k))
         inputs = c * height * breadth
         for _ in range(depth):

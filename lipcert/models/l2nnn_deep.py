@@ -1,6 +1,6 @@
-"""The 22-layer MNIST network of the paper: two convolutions, a shared trunk, one branch a class (L2NNN, appendix C).
+"""The 22-layer MNIST network of L2NNN (appendix C): two convolutions, a shared trunk, one branch per class.
 
-The topology is that of the authors' released inference script; its widths are not public, ours are stated here.
+The topology is that of the authors' inference script. Their widths are not public; ours are the defaults below.
 """
 
 from __future__ import annotations
@@ -9,24 +9,18 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lipcert.layers import (
-    BranchLinear,
-    JoinBranches,
-    NonexpansiveConv2d,
-    NonexpansiveLinear,
-    nonlinearity,
-    pass_on,
-)
+from lipcert.layers import BranchLinear, JoinBranches, NonexpansiveConv2d, NonexpansiveLinear, nonlinearity, pass_on
 from lipcert.layers import pooling as pooling_layer
-from lipcert.models.headed import Headed
+from lipcert.models.headed import Headed, check_halvings
 
 
 class L2NNNDeep(Headed):
-    """2 convolutions + `shared` linear layers + `branch` linear layers a class + 1 linear map a class to its logit.
+    """2 convolutions and `shared` linear layers; then for each class `branch` linear layers and a linear map to its
+    logit.
 
-    22 weight layers with the defaults. Each logit is 1-Lipschitz by itself (certificate gap/2); the branches run as one
-    batched product. A linear layer behind a two-sided ReLU starts as [I, 0] plus noise: it passes its input on, so gaps
-    survive the depth.
+    The defaults give 22 weight layers. Each logit is 1-Lipschitz by itself (certified radius: gap/2), and the branches
+    run as one batched product. A linear layer after a two-sided ReLU starts as [I, 0] plus noise, which passes its
+    input on, so that gaps do not shrink with depth.
     """
 
     def __init__(
@@ -46,6 +40,7 @@ class L2NNNDeep(Headed):
         gram: str = "smaller",
         dropout: float = 0.0,
     ):
+        check_halvings(input_shape, len(channels))
         width, height, breadth = input_shape
         trunk: list[nn.Module] = []
         for out in channels:
@@ -55,11 +50,6 @@ class L2NNNDeep(Headed):
             step, width = nonlinearity(activation, out)
             trunk += [step, pooling_layer(pooling, 2)]
             height, breadth = height // 2, breadth // 2
-        if min(height, breadth) < 1:
-            raise ValueError(
-                f"`model.channels` halves the image {len(channels)} times, which {tuple(input_shape)} does "
-                "not survive; give fewer channels"
-            )
         trunk.append(nn.Flatten())
         width *= height * breadth
         for _ in range(shared):

@@ -1,4 +1,4 @@
-"""The ResNet form: pre-activation ResNet-20 of nonexpansive blocks, made sound (L2NNN, A.3)."""
+"""A pre-activation ResNet-20 of nonexpansive blocks, with a sound bound (L2NNN, A.3)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from torch import nn
 
 from lipcert.layers import GlobalNormPool2d, NonexpansiveConv2d, Residual, UnitRowsLinear, nonlinearity
-from lipcert.models.headed import Headed
+from lipcert.models.headed import Headed, check_halvings
 
 
 class L2NNNResNet(Headed):
-    """conv3×3; stages of `blocks` residual blocks, halving the image between stages; norm-pool of the whole map; unit
-    rows. The poster's network, with what its bound left out: the split is scaled as well as the merge (eq. 9), a window
-    counts ⌈K/S⌉ times, and it is trained by the L2NNN loss.
+    """A 3×3 convolution; stages of `blocks` residual blocks, between which the image is halved; norm-pooling over all
+    positions; a linear layer with rows of norm 1.
+
+    It is the poster's network with a valid bound: the split is scaled as well as the merge (eq. 9), and an entry counts
+    ⌈K/S⌉ times along an axis. It is trained with the L2NNN loss.
     """
 
     def __init__(
@@ -30,15 +32,9 @@ class L2NNNResNet(Headed):
         gram: str = "smaller",
     ):
         if len(channels) != len(blocks):
-            raise ValueError(
-                f"`model.channels` and `model.blocks` must have one entry a stage, got {len(channels)} and "
-                f"{len(blocks)}"
-            )
-        if min(input_shape[1:]) < 2 ** (len(channels) - 1):
-            raise ValueError(
-                f"`model.channels` halves the image {len(channels) - 1} times, which {tuple(input_shape)} "
-                "does not survive; give fewer stages"
-            )
+            given = f"{len(channels)} and {len(blocks)}"
+            raise ValueError(f"`model.channels` and `model.blocks` must have one entry per stage, got {given}")
+        check_halvings(input_shape, len(channels) - 1, "stages")
 
         def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> NonexpansiveConv2d:
             return NonexpansiveConv2d(

@@ -1,4 +1,4 @@
-"""l_inf-distance net: every neuron is a distance, the whole network 1-Lipschitz in l_inf (Zhang et al., ICML 2021)."""
+"""The l_inf-distance net, whose neurons are distances: 1-Lipschitz in l_inf as a whole (Zhang et al., ICML 2021)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lipcert.models.headed import Headed
 
 
 def distance_layers(inputs: int, widths: Sequence[int], identity: bool) -> list[nn.Module]:
-    """Distance layers, each before the subtraction of its mean; those that don't narrow start as identity maps."""
+    """Distance layers, each followed by the subtraction of its mean; with `identity`, those that can start so."""
     layers: list[nn.Module] = []
     for width in widths:
         layers += [DistanceLinear(inputs, width, identity=identity and inputs <= width), SubtractMean(width)]
@@ -22,10 +22,10 @@ def distance_layers(inputs: int, widths: Sequence[int], identity: bool) -> list[
 
 
 class LinfDist(Headed):
-    """`depth` distance layers, all but the last of `width` neurons; the last gives each class the negated distance to
-    its prototype. `depth` null: 5 for images up to 28×28, 6 for larger ones, as in the paper (where `width` is 5120).
+    """`depth` distance layers of `width` neurons, except the last, whose outputs are the negated distances to one
+    prototype per class. `depth` null is 5 for images up to 28×28 and 6 for larger ones (the paper's `width` is 5120).
 
-    `mean` a channel and one `std` for all standardise the image; `unit` = 1/std then bounds how far a logit can move.
+    The image is standardised by one `mean` per channel and one `std`; each logit is then (`unit` = 1/std)-Lipschitz.
     """
 
     norm = Norm.LINF

@@ -1,4 +1,4 @@
-"""The convolutional l_inf-distance net with a perceptron for a head (Zhang et al., ICML 2021, Tables 8 and 9)."""
+"""The convolutional l_inf-distance net with a perceptron as its head (Zhang et al., ICML 2021, Tables 8 and 9)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from lipcert.models.linf_dist_mlp import DistanceTrunk
 
 
 class LinfDistConv(DistanceTrunk):
-    """A 3×3 distance convolution an entry of `channels` (those in `halving` with stride 2), each before the subtraction
-    of its mean; a distance layer of `width`; FC to `hidden`, tanh, FC to the classes."""
+    """A 3×3 distance convolution for each entry of `channels` (those in `halving` with stride 2) and a distance layer
+    of `width`, each followed by the subtraction of its mean; a linear layer of `hidden` units with tanh; a linear
+    layer.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""l_inf-distance net with a perceptron for a head, proved by interval propagation (Zhang et al., ICML 2021, §5.3)."""
+"""l_inf-distance net with a perceptron as its head, for interval propagation (Zhang et al., ICML 2021, §5.3)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from lipcert.models.linf_dist import default_depth, distance_layers
 
 
 class DistanceTrunk(Headed):
-    """logits = FC(tanh(FC(trunk(x)))), the trunk of distance layers, behind which a ball of eps pixels is one of
-    eps·`unit`, unit = 1/std."""
+    """logits = linear(tanh(linear(trunk(x)))); the trunk of distance layers is (`unit` = 1/std)-Lipschitz."""
 
     norm = Norm.LINF
 
@@ -27,20 +26,23 @@ class DistanceTrunk(Headed):
 
     @property
     def enclosed(self) -> nn.Module:
-        """What the boxes are propagated through: all behind the trunk."""
+        """The part through which boxes are propagated: everything after the trunk."""
         return nn.Sequential(self.features[1], self.head)
 
     def enclosure(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        """The trunk's value at x, and a box around it. The box holds every image within eps of x at p = inf; in
-        training at a finite p it only stands for that one."""
+        """The trunk's value at x, and the lower and upper ends of a box around it; all (B, width).
+
+        At p = ∞ the box contains the values at all images within eps of x; at a finite p, in training, it may not.
+        """
         z = self.features[0](x)
         return z, z - eps * self.unit, z + eps * self.unit
 
 
 class LinfDistMLP(DistanceTrunk):
-    """`depth` distance layers of `width` neurons, FC to `hidden`, tanh, FC to the classes, both NTK-scaled.
+    """`depth` distance layers of `width` neurons; a linear layer of `hidden` units with tanh; a linear layer. Both
+    linear layers have the NTK parametrisation.
 
-    `depth` null: 4 for images up to 28×28, 5 for larger ones, as in the paper (where `width` is 5120).
+    `depth` null is 4 for images up to 28×28 and 5 for larger ones (the paper's `width` is 5120).
     """
 
     def __init__(

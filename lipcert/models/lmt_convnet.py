@@ -1,4 +1,4 @@
-"""The small convolutional network of Wong & Kolter (ICML 2018), which LMT and GloRo train on MNIST."""
+"""The small convolutional network of Wong & Kolter (ICML 2018), which LMT and GloRo use for MNIST."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ ACTIVATIONS = {"relu": nn.ReLU, "min_max": MinMax}
 
 
 class LMTConvNet(Headed):
-    """Convolutions of the given channels, kernels and strides (padding 1), linear layers of `hidden` units, each with
-    an activation behind it; one more linear layer. Convolutions start He-normal, linear layers LeCun-normal.
+    """Convolutions of the given channels, kernels and strides (padding 1) and linear layers of `hidden` units, each
+    followed by an activation; then a linear layer. Convolutions start He-normal, linear layers LeCun-normal.
     """
 
     def __init__(
@@ -30,23 +30,19 @@ class LMTConvNet(Headed):
     ):
         if not len(channels) == len(kernels) == len(strides):
             given = f"{len(channels)}, {len(kernels)} and {len(strides)}"
-            raise ValueError(f"`model.channels`, `kernels` and `strides` must have one entry a layer, got {given}")
+            raise ValueError(f"`model.channels`, `kernels` and `strides` must have one entry per layer, got {given}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"`model.activation` must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         if activation == "min_max" and any(n % 2 for n in (*channels, *hidden)):
             given = f"{list(channels)} and {list(hidden)}"
-            raise ValueError(
-                f"`model.channels` and `model.hidden` must be even for min_max, which sorts pairs; got {given}"
-            )
+            raise ValueError(f"`model.channels` and `model.hidden` must be even for min_max, got {given}")
         inputs, *sides = input_shape
         layers: list[nn.Module] = []
         for outputs, kernel, stride in zip(channels, kernels, strides, strict=True):
             layers += [nn.Conv2d(inputs, outputs, kernel, stride, 1), ACTIVATIONS[activation]()]
             inputs, sides = outputs, [(n + 2 - kernel) // stride + 1 for n in sides]
         if min(sides) < 1:
-            raise ValueError(
-                f"`model.channels`: {len(channels)} layers leave nothing of {tuple(input_shape)}; give fewer"
-            )
+            raise ValueError(f"`model.channels`: {len(channels)} layers leave nothing of {(*input_shape,)}; give fewer")
         layers.append(nn.Flatten())
         width = inputs * sides[0] * sides[1]
         for units in hidden:

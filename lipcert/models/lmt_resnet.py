@@ -1,4 +1,4 @@
-"""The wide residual network (WRN-16-4) that Lipschitz-margin training is published with, as its authors built it."""
+"""The wide residual network (WRN-16-4) of Lipschitz-margin training (LMT), as its authors built it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ class Sum(nn.Module):
 
 
 class Block(nn.Module):
-    """(x, z) ↦ (x', z'), z the normalised x: x' = conv(dropout(relu(BN(conv(z))))) + shortcut, z' = relu(BN(x')). The
-    shortcut is x itself, or where the width changes a 1×1 convolution of z."""
+    """(x, z) ↦ (x', z'), where z is the normalised x: x' = conv(dropout(relu(BN(conv(z))))) + shortcut, z' =
+    relu(BN(x')). The shortcut is x, or a 1×1 convolution of z where the width or the stride changes.
+    """
 
     def __init__(
         self, inputs: int, outputs: int, stride: int, dropout: float, average: bool, conv: Any, join: nn.Module
@@ -51,7 +52,7 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Stem (no ReLU behind its normalisation: the authors'), blocks, and the mean over all positions."""
+    """The stem, the blocks, and the mean over all positions. As in the authors' code, the stem has no ReLU."""
 
     def __init__(self, stem: nn.Module, blocks: Sequence[Block]):
         super().__init__()
@@ -67,12 +68,12 @@ class Trunk(nn.Module):
 
 
 class LMTResNet(Headed):
-    """Three groups of (depth − 4)/6 blocks, 16·width, 32·width and 64·width channels wide, the image halved before the
-    second and the third; convolutions without biases, He-normal. `average_shortcut` halves a shortcut by average
-    pooling, whose norm is 1/2, instead of by a stride (the paper's variant for a larger c).
+    """Three groups of (depth − 4)/6 blocks with 16·width, 32·width and 64·width channels; the image is halved before
+    the second and the third. Convolutions have no biases and start He-normal. With `average_shortcut`, average pooling
+    of norm 1/2 halves the image in a shortcut instead of a stride (the paper's variant for a larger c).
     """
 
-    conv: Any = staticmethod(convolution)  # what it is made of; subclasses take other parts
+    conv: Any = staticmethod(convolution)  # the network's parts, which subclasses replace
     join: Any = Sum
 
     def __init__(

@@ -1,4 +1,4 @@
-"""1-nearest-neighbour, the certified classifier that needs no training: the baseline that every table carries."""
+"""1-nearest-neighbour, a certified classifier that needs no training: the baseline of every table."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lipcert.kernels.neighbours import class_distances
 
 
 class NearestNeighbour(nn.Module):
-    """y_k = −(l2 distance to the nearest training image of class k): each logit is 1-Lipschitz, so radius = gap/2.
+    """y_k = −(l2 distance to the nearest training image of class k). Each logit is 1-Lipschitz, so the radius is gap/2.
 
-    Keeps its training images as bytes; (B, C, H, W) to (B, K), −inf for a class without images.
+    The training images are stored as bytes. (B, C, H, W) to (B, K), with −inf for a class without images.
     """
 
     norm = "l2"
@@ -27,7 +27,7 @@ class NearestNeighbour(nn.Module):
         self.register_buffer("labels", torch.zeros(0, dtype=torch.int64))
 
     def memorise(self, images: Tensor, labels: Tensor) -> None:
-        """Takes the training set: images (N, C, H, W) uint8, labels (N,)."""
+        """Stores the training set: images (N, C, H, W) in uint8, labels (N,)."""
         self.images, self.labels = images.clone(), labels.clone()
 
     def _load_from_state_dict(self, state, prefix, *args) -> None:

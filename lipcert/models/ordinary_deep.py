@@ -1,4 +1,4 @@
-"""The ordinary 22-layer network: the topology of `l2nnn_deep` without any constraint (L2NNN, tables 3 and 8)."""
+"""The ordinary 22-layer network: the topology of `l2nnn_deep` without constraints (L2NNN, Tables 3 and 8)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lipcert.models.l2nnn_deep import L2NNNDeep
 
 
 class OrdinaryDeep(L2NNNDeep):
-    """Every layer stays what an optimizer makes of it, and is certified by the norms it turns out to have."""
+    """No layer is constrained, and the certificate uses the norms that training led to."""
 
     def __init__(self, **config):
         super().__init__(divide=False, **config)

@@ -7,6 +7,6 @@ from lipcert.models.lmt_resnet import LMTResNet
 
 
 class ParsevalResNet(LMTResNet):
-    """Convolutions drawn towards orthonormal rows and divided by √(kernel area); residual sums are convex."""
+    """Training moves the rows of convolutions, divided by √(kernel area), towards orthonormal ones; sums are convex."""
 
     conv, join = ParsevalConv2d, ConvexSum

@@ -1,4 +1,4 @@
-"""The ResNet with 34 layers of TULIP's tables: its ResNeXt with a single branch, half as wide."""
+"""The ResNet with 34 layers of TULIP's tables: its ResNeXt with one branch and half the width."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the three networks of TULIP are made of (Finlay, Oberman & Abbasi, 2018): their convolutions, their last layers.
+"""Parts of the three networks of TULIP (Finlay, Oberman & Abbasi, 2018): convolutions and last layers.
 
-All weights start uniform within ±1/√(fan-in), as torch's do.
+All weights start uniform within ±1/√(fan-in), torch's default.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lipcert.layers import ScaledTanh
 def convolution(
     inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1, relu: bool = True
 ) -> list[nn.Module]:
-    """Convolution without bias, batch normalisation without a scale (its weight stays 1), and perhaps a ReLU."""
+    """A convolution without bias, batch normalisation without a scale (its weight stays 1), and a ReLU if `relu`."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     normalisation = nn.BatchNorm2d(outputs)
     normalisation.weight.requires_grad_(False)
@@ -24,7 +24,7 @@ def convolution(
 
 
 def linear(inputs: int, outputs: int, normalised: bool) -> nn.Module:
-    """The last layer; `normalised`, with batch normalisation in it as the convolutions have it."""
+    """The last layer; if `normalised`, with batch normalisation as in `convolution`."""
     if not normalised:
         return nn.Linear(inputs, outputs)
     normalisation = nn.BatchNorm1d(outputs)
@@ -34,7 +34,7 @@ def linear(inputs: int, outputs: int, normalised: bool) -> nn.Module:
 
 
 def squashed(head: nn.Module, classes: int, tanh: bool) -> nn.Module:
-    """`head`; with `tanh`, its logits standardised and kept within ±t by t·tanh(z/t) (appendix A.1)."""
+    """`head`; with `tanh`, its logits are then standardised and limited to ±t by t·tanh(z/t) (appendix A.1)."""
     return nn.Sequential(head, nn.BatchNorm1d(classes, affine=False), ScaledTanh()) if tanh else head
 
 

@@ -1,4 +1,4 @@
-"""The ResNeXt with 34 layers that TULIP is published with (Finlay, Oberman & Abbasi, 2018)."""
+"""The ResNeXt with 34 layers of TULIP (Finlay, Oberman & Abbasi, 2018)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class BranchMean(nn.Module):
 
 
 class Block(nn.Module):
-    """x ↦ relu(mean of the branches + x); a branch is two 3×3 convolutions of its own with a ReLU between them."""
+    """x ↦ relu(mean of the branches + x); each branch is two 3×3 convolutions with a ReLU between them."""
 
     def __init__(self, channels: int, branches: int):
         super().__init__()
@@ -39,11 +39,11 @@ class Block(nn.Module):
 
 
 class TulipResNeXt(Headed):
-    """A 3×3 convolution; (depth − 4)/6 blocks each of `width`, 2·`width` and 4·`width` channels, with a 1×1 convolution
-    and 2×2 average pooling between them; the mean over all positions, and a linear layer. Published: 2 branches of
-    width 32 for CIFAR-10, 4 for CIFAR-100.
+    """A 3×3 convolution; three stages of (depth − 4)/6 blocks with `width`, 2·`width` and 4·`width` channels, between
+    which are a 1×1 convolution and 2×2 average pooling; the mean over all positions; a linear layer. The published
+    networks have branches of width 32: 2 for CIFAR-10, 4 for CIFAR-100.
 
-    `head_normalisation` puts batch normalisation into the linear layer as well, `tanh` t·tanh(z/t) behind it.
+    `head_normalisation` adds batch normalisation to the linear layer, and `tanh` appends t·tanh(z/t).
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class TulipResNeXt(Headed):
         if branches < 1:
             raise ValueError(f"`model.branches` must be at least 1, got {branches}")
         if min(input_shape[1:]) < 4:
-            raise ValueError(f"`model` halves its images twice: they must be at least 4×4, got {tuple(input_shape)}")
+            raise ValueError(f"`model` halves the image twice, which must be at least 4×4, got {tuple(input_shape)}")
         layers = convolution(input_shape[0], width, 3)
         for stage, channels in enumerate((width, 2 * width, 4 * width)):
             if stage:

@@ -1,11 +1,11 @@
 """Operator norms of the linear layers of a network, in l1, l2 and l_inf.
 
-Every norm that is returned here is a proved upper bound of the true one, computed in float64, with the rounding errors
-of its own computation added. The exceptions say so: `power_step` estimates a norm from below, for training, and
+Every norm returned here is a proved upper bound of the true norm, computed in float64, with the rounding errors of its
+own computation added. There are two exceptions: `power_step` estimates a norm from below, for training, and
 `comparison.statistical_norm` holds with a stated probability.
 
 `operators` and `convolution_operators` describe the linear maps, `matrix` and `convolution` measure them, and
-`comparison` has bounds that other work uses. `windows`, `fourier`, `power` and `rounding` are what these are made of.
+`comparison` has bounds from other work. These rest on `windows`, `fourier`, `power` and `rounding`.
 """
 
 from lipcert.norms.convolution import convolution_norm as convolution_norm

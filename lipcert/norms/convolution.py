@@ -1,6 +1,6 @@
 """Upper bounds of the norms of zero-padded convolutions with 1, 2 or 3 spatial axes.
 
-All functions take the kernel `weight` (C_out, C_in, *k), the `stride`, `padding` and `dilation` (one number, or one an
+All functions take the kernel `weight` (C_out, C_in, *k), the `stride`, `padding` and `dilation` (one number, or one per
 axis), and the spatial `size` of the input. All raise ValueError where there is no such convolution. LMT is Tsuzuku,
 Sato and Sugiyama, *Lipschitz-Margin Training*, NeurIPS 2018.
 """
@@ -12,13 +12,14 @@ import math
 import torch
 from torch import Tensor
 
+from lipcert.contracts import Norm
 from lipcert.norms.fourier import fft_norm
 from lipcert.norms.matrix import matrix_norm
 from lipcert.norms.rounding import double, sum_up, times_up
 from lipcert.norms.windows import PerAxis, axes_of
 
-DENSE_COST = 1e10  # a convolution whose matrix has a Gram matrix of fewer products is measured exactly: a few seconds
-DENSE_ENTRIES = 20_000_000  # and of no more entries than this
+DENSE_COST = 1e10  # products for the Gram matrix of a convolution's matrix, up to which it is formed: a few seconds
+DENSE_ENTRIES = 20_000_000  # entries of that matrix, up to which it is formed
 
 
 def convolution_norm(
@@ -26,13 +27,13 @@ def convolution_norm(
 ) -> Tensor:
     """The l2 operator norm of one ungrouped convolution, from above: a number in float64.
 
-    It is the smallest of what is affordable: LMT's Corollary 1, which is exact where windows share no entry; the norm
-    of the operator as a matrix, where that is small; otherwise the bound in the Fourier domain. The groups of a grouped
-    convolution are measured one by one.
+    It is the smallest of the affordable bounds: LMT's Corollary 1, which is exact where windows share no entry; the
+    norm of the operator's matrix, where that is small; otherwise the bound in the Fourier domain. The groups of a
+    grouped convolution are measured one by one.
     """
     axes = axes_of(weight, stride, padding, size, dilation)
     bound = corollary1_norm(weight, stride, padding, size, dilation)
-    whole = all(bool(a.seen.all(1).any()) for a in axes)  # some window has no padding in it
+    whole = all(bool(a.seen.all(1).any()) for a in axes)  # some window contains no padding
     if whole and math.prod(a.overlap for a in axes) <= 1:
         return bound
     rows, cols = weight.shape[0] * math.prod(a.outputs for a in axes), weight.shape[1] * math.prod(size)
@@ -44,17 +45,19 @@ def convolution_norm(
 def corollary1_norm(
     weight: Tensor, stride: PerAxis, padding: PerAxis, size: tuple[int, ...], dilation: PerAxis = 1
 ) -> Tensor:
-    """√n·‖W'‖₂, at least the l2 operator norm: W' is the kernel as a matrix (C_out, C_in·∏k), and n is the `overlap` of
-    the windows (LMT, Corollary 1)."""
+    """√n·‖W'‖₂, which is at least the l2 operator norm (LMT, Corollary 1).
+
+    W' is the kernel as a matrix (C_out, C_in·∏k), and n is the `overlap` of the windows.
+    """
     n = overlap(weight, stride, padding, size, dilation)
     return times_up(matrix_norm(weight.flatten(1)), math.sqrt(n))
 
 
 def overlap(weight: Tensor, stride: PerAxis, padding: PerAxis, size: tuple[int, ...], dilation: PerAxis = 1) -> int:
-    """The most windows that any one entry of the input is in, counted.
+    """The largest number of windows that contain one entry of the input, by counting.
 
-    Without dilation it is at most LMT's ∏ ⌈min(k, H + 2p − k + 1)/s⌉. With dilation it is at most ⌈k·gcd(s, d)/s⌉ an
-    axis: at s = d = 2 all windows have one parity, and an entry of that parity is in k of them.
+    Without dilation it is at most LMT's ∏ ⌈min(k, H + 2p − k + 1)/s⌉. With dilation it is at most ⌈k·gcd(s, d)/s⌉ per
+    axis: at s = d = 2 the taps of all windows have the same parity, and an entry of that parity is in k windows.
     """
     return math.prod(axis.overlap for axis in axes_of(weight, stride, padding, size, dilation))
 
@@ -62,7 +65,7 @@ def overlap(weight: Tensor, stride: PerAxis, padding: PerAxis, size: tuple[int, 
 def convolution_matrix(
     weight: Tensor, stride: PerAxis, padding: PerAxis, size: tuple[int, ...], dilation: PerAxis = 1
 ) -> Tensor:
-    """The convolution as a matrix (C_out·∏outputs, C_in·∏size), in the precision of `weight`, without any rounding."""
+    """The convolution's matrix (C_out·∏outputs, C_in·∏size), in the precision of `weight`, without rounding."""
     axes = axes_of(weight, stride, padding, size, dilation)
     matrix = weight.detach()
     for axis in axes:  # (C_out, C_in, k, ...) to (C_out, C_in, ..., output, entry); no sum has two terms other than 0
@@ -73,49 +76,21 @@ def convolution_matrix(
     return matrix.permute(0, *outputs, 1, *entries).flatten(1 + count).flatten(0, count)
 
 
-def convolution_norm_linf(
-    weight: Tensor,
-    stride: PerAxis,
-    padding: PerAxis,
-    size: tuple[int, ...],
-    dilation: PerAxis = 1,
-    groups: int = 1,
+def convolution_sum_norm(
+    norm: Norm, weight: Tensor, stride: PerAxis, padding: PerAxis, size: tuple[int, ...], dilation: PerAxis, groups: int
 ) -> Tensor:
-    """The l_inf operator norm from above, a number (groups,) a group, exact but for rounding.
+    """The l_inf or l1 operator norm of each group from above, (groups,), exact except for rounding.
 
-    Here `weight` is (C_out, C_in/groups, *k). The norm is the largest sum of magnitudes in a row of the operator's
-    matrix. The row of an output channel and a window has the magnitudes of those taps that lie on the image.
+    Here `weight` is (C_out, C_in/groups, *k). In l_inf the norm is the largest sum of magnitudes in a row of the
+    operator's matrix. The row of an output channel and a window holds the magnitudes of those taps that lie on the
+    image. In l1 it is the largest sum in a column. The column of an input channel and an entry holds the magnitudes,
+    over all output channels of the group, of those taps that lie on the entry in some window, which with a stride are
+    not all taps.
     """
     axes = axes_of(weight, stride, padding, size, dilation)
-    magnitudes = double(weight).abs().unflatten(0, (groups, -1))
-    return _largest_sum(magnitudes.sum(2), [axis.seen for axis in axes], weight[0].numel())
-
-
-def convolution_norm_l1(
-    weight: Tensor,
-    stride: PerAxis,
-    padding: PerAxis,
-    size: tuple[int, ...],
-    dilation: PerAxis = 1,
-    groups: int = 1,
-) -> Tensor:
-    """The l1 operator norm from above, a number (groups,) a group, exact but for rounding.
-
-    Here `weight` is (C_out, C_in/groups, *k). The norm is the largest sum of magnitudes in a column of the operator's
-    matrix. The column of an input channel and an entry has the magnitudes, over all output channels of the group, of
-    those taps that lie on the entry in some window: with a stride these are not all taps.
-    """
-    axes = axes_of(weight, stride, padding, size, dilation)
-    magnitudes = double(weight).abs().unflatten(0, (groups, -1))
-    return _largest_sum(magnitudes.sum(1), [axis.reached for axis in axes], weight[:, 0].numel() // groups)
-
-
-def _largest_sum(magnitudes: Tensor, taps: list[Tensor], terms: int) -> Tensor:
-    """The largest sum (G,) over the kernel (G, C, *k), restricted to a set of taps on each axis.
-
-    `taps` has the sets to choose from, of each axis: (sets, k). `terms` is how many numbers a sum has at most.
-    """
-    for sets in taps:
-        chosen = sets.unique(dim=0).to(magnitudes)
-        magnitudes = torch.tensordot(magnitudes, chosen, ([2], [1]))
-    return sum_up(magnitudes.flatten(1).amax(1), terms)
+    rows = norm is Norm.LINF
+    magnitudes = double(weight).abs().unflatten(0, (groups, -1)).sum(2 if rows else 1)
+    for axis in axes:
+        sets = (axis.seen if rows else axis.reached).unique(dim=0)  # of taps, (sets, k)
+        magnitudes = torch.tensordot(magnitudes, sets.to(magnitudes), ([2], [1]))
+    return sum_up(magnitudes.flatten(1).amax(1), weight[0].numel() if rows else weight[:, 0].numel() // groups)

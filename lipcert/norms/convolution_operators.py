@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lipcert.contracts import Norm
-from lipcert.norms.convolution import convolution_norm, convolution_norm_l1, convolution_norm_linf, overlap
+from lipcert.norms.convolution import convolution_norm, convolution_sum_norm, overlap
 from lipcert.norms.power import MatrixStep, normalised
 from lipcert.norms.windows import PerAxis, axes_of, axis_count, per_axis
 
@@ -22,7 +22,7 @@ _TRANSPOSE: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F
 class Convolution:
     """A zero-padded convolution of images with 1, 2 or 3 spatial axes: `weight` is (C_out, C_in/groups, *k).
 
-    `size` is the spatial size of the input; `stride`, `padding` and `dilation` are one number, or one an axis.
+    `size` is the spatial size of the input; `stride`, `padding` and `dilation` are one number, or one per axis.
     """
 
     weight: Tensor
@@ -34,12 +34,12 @@ class Convolution:
 
     @classmethod
     def of(cls, module: Any, size: tuple[int, ...]) -> Convolution:
-        """What an nn.Conv1d, nn.Conv2d or nn.Conv3d with padding of zeros, given in numbers, does but for its bias."""
+        """An nn.Conv1d, nn.Conv2d or nn.Conv3d, whose padding is of zeros and given in numbers, without its bias."""
         return cls(module.weight, size, module.stride, module.padding, module.dilation, module.groups)
 
     @property
     def geometry(self) -> tuple[PerAxis, PerAxis, tuple[int, ...], PerAxis]:
-        """What the functions of `norms.convolution` take after the weight."""
+        """The arguments after the weight of the functions in `norms.convolution`."""
         return self.stride, self.padding, self.size, self.dilation
 
     @property
@@ -60,10 +60,8 @@ class Convolution:
         return replace(self, weight=self.weight * rows.view(-1, *[1] * (self.weight.dim() - 1)))
 
     def norms(self, norm: Norm) -> Tensor:
-        if norm is Norm.LINF:
-            return convolution_norm_linf(self.weight, *self.geometry, self.groups)
-        if norm is Norm.L1:
-            return convolution_norm_l1(self.weight, *self.geometry, self.groups)
+        if norm is not Norm.L2:
+            return convolution_sum_norm(norm, self.weight, *self.geometry, self.groups)
         return torch.stack([convolution_norm(kernel, *self.geometry) for kernel in self.weight.chunk(self.groups)])
 
     def apply(self, u: Tensor) -> Tensor:
@@ -71,7 +69,7 @@ class Convolution:
         return convolve(u, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def transpose(self, v: Tensor) -> Tensor:
-        rest = tuple(a.slack % a.stride for a in axes_of(self.weight, *self.geometry))  # entries after the last window
+        rest = tuple(a.slack % a.stride for a in axes_of(self.weight, *self.geometry))  # entries behind the last window
         transpose = _TRANSPOSE[len(self.size)]
         return transpose(v, self.weight, None, self.stride, self.padding, rest, self.groups, self.dilation)
 
@@ -80,7 +78,7 @@ class Convolution:
             return _power_step(self, u)
         tiling = {"dilation": self.dilation, "padding": self.padding, "stride": self.stride}
         kernel = self.weight.shape[2:]
-        columns = F.unfold(u[None], kernel, **tiling).view(self.groups, self.fan_in, -1)  # a window each
+        columns = F.unfold(u[None], kernel, **tiling).view(self.groups, self.fan_in, -1)  # one column per window
         sigma, back = MatrixStep.apply(self.weight, columns)
         following = F.fold(back.view(1, -1, back.shape[-1]), self.size, kernel, **tiling)
         return sigma, normalised(following.view(self.groups, -1)).view(self.domain)
@@ -90,12 +88,12 @@ class Convolution:
 class TransposedConvolution:
     """x ↦ F.conv_transposeNd(x, weight, None, stride, padding, output_padding, groups, dilation) with 1 to 3 axes.
 
-    `weight` is (C_in, C_out/groups, *k), and `size` the spatial size of the input. The map is the transpose of the
-    matrix of the zero-padded convolution with the same weight on images of the output's size, its `adjoint`. So the l2
-    norms of the two are the same, and the l1 norms of one are the l_inf norms of the other.
+    `weight` is (C_in, C_out/groups, *k), and `size` the spatial size of the input. The map is the transpose of its
+    `adjoint`, the zero-padded convolution with the same weight on images of the output's size. So the two have equal l2
+    norms, and the l1 norms of one are the l_inf norms of the other.
 
-    Raises ValueError where the output has no entries, and where that convolution does not lead back to `size`, which is
-    where `output_padding` is not below the stride.
+    Raises ValueError where the output has no entries, and where the output of that convolution does not have `size`,
+    because `output_padding` is not below the stride.
     """
 
     weight: Tensor
@@ -118,7 +116,7 @@ class TransposedConvolution:
 
     @classmethod
     def of(cls, module: Any, size: tuple[int, ...]) -> TransposedConvolution:
-        """What an nn.ConvTranspose1d, nn.ConvTranspose2d or nn.ConvTranspose3d does, except for its bias."""
+        """An nn.ConvTranspose1d, nn.ConvTranspose2d or nn.ConvTranspose3d without its bias."""
         geometry = module.stride, module.padding, module.dilation, module.groups, module.output_padding
         return cls(module.weight, size, *geometry)
 
@@ -133,7 +131,7 @@ class TransposedConvolution:
 
     @property
     def adjoint(self) -> Convolution:
-        """The convolution, from images of `output_size` to those of `size`, that this is the transpose of."""
+        """The convolution, from images of `output_size` to images of `size`, whose transpose this map is."""
         return Convolution(self.weight, self.output_size, self.stride, self.padding, self.dilation, self.groups)
 
     @property
@@ -142,7 +140,7 @@ class TransposedConvolution:
 
     @property
     def fan_in(self) -> int:
-        return self.weight.shape[0] // self.groups * self.adjoint.tiles()  # so many taps lie on an entry at most
+        return self.weight.shape[0] // self.groups * self.adjoint.tiles()  # at most `tiles` taps lie on one entry
 
     def matrices(self) -> Tensor:
         return self.adjoint.matrices()
@@ -169,7 +167,7 @@ class TransposedConvolution:
 
 
 def _power_step(operator: Convolution | TransposedConvolution, u: Tensor) -> tuple[Tensor, Tensor]:
-    """The step of `Operator.power_step`, by the map and its adjoint."""
+    """`Operator.power_step` by the map and its adjoint."""
     image = operator.apply(u.clone()[None])  # the caller may write the next vector over `u`
     rows = image.reshape(operator.groups, -1)
     sigma = torch.linalg.vector_norm(rows, dim=1)

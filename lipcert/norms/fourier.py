@@ -11,18 +11,18 @@ from lipcert.norms.matrix import top_eigenvalue
 from lipcert.norms.rounding import UNIT, double, scaled_to_one, squared_frobenius, times_up
 from lipcert.norms.windows import PerAxis, axes_of
 
-BLOCK_ENTRIES = 1 << 22  # the blocks of the frequencies are measured by so many entries at a time
+BLOCK_ENTRIES = 1 << 22  # entries of the frequencies' blocks that are held at a time
 
 
 def fft_norm(weight: Tensor, stride: PerAxis, padding: PerAxis, size: tuple[int, ...], dilation: PerAxis = 1) -> Tensor:
-    """The l2 norm of the convolution on a torus that the zero-padded one is a restriction of, from above.
+    """The l2 norm, from above, of a convolution on a torus, of which the zero-padded one is a restriction.
 
     Arguments and errors are those of `convolution.convolution_norm`: `weight` is (C_out, C_in, *k), of one group.
 
     The torus holds the image and its padding: N ≥ max(n + 2p, n + e − 1) on an axis, for a kernel of extent e, and N is
-    divisible by the stride (Sedghi, Gupta and Long, ICLR 2019, for stride 1). A stride s aliases s frequencies of an
-    axis onto one: the norm is max_ω σ_max([T(ω₁) … T(ω_S)])/√S, with S the product of the strides. As the kernel is
-    real, half of the blocks are conjugates of others and have the same singular values.
+    divisible by the stride (Sedghi, Gupta and Long, ICLR 2019, for stride 1). A stride s maps s frequencies of an axis
+    onto one: the norm is max_ω σ_max([T(ω₁) … T(ω_S)])/√S, with S the product of the strides. As the kernel is real,
+    half of the blocks are conjugates of others and have equal singular values.
     """
     axes = axes_of(weight, stride, padding, size, dilation)
     c_out, c_in = weight.shape[:2]
@@ -31,7 +31,7 @@ def fft_norm(weight: Tensor, stride: PerAxis, padding: PerAxis, size: tuple[int,
     angles = []
     for axis in axes:
         extent = max(axis.size + 2 * axis.padding, axis.size + (axis.kernel - 1) * axis.dilation)
-        m, s = -(-extent // axis.stride), axis.stride  # m frequencies are left of m·s
+        m, s = -(-extent // axis.stride), axis.stride  # the stride leaves m frequencies of m·s
         frequencies = torch.arange(m)[:, None] + m * torch.arange(s)
         turns = frequencies[..., None] * axis.dilation * torch.arange(axis.kernel) % (m * s)  # (m, s, k), exact
         angles.append(turns.to(kernel) * (2 * math.pi / (m * s)))
@@ -42,14 +42,14 @@ def fft_norm(weight: Tensor, stride: PerAxis, padding: PerAxis, size: tuple[int,
     for part in blocks.split(max(1, BLOCK_ENTRIES // (max(c_out * c_in, taps) * aliases))):
         phase = _phases(angles, part)
         largest = _largest_square(torch.einsum("fat,oct->foac", phase, kernel.to(phase)).flatten(2), largest)
-    # An entry of T is off by the sum's rounding and the phases' 64 units in 1 or 2 axes, 128 in 3; Σ|w| ≤ √k·‖w‖.
+    # An entry of T has the error of its sum and of the phases, 64 units in 1 or 2 axes, 128 in 3; Σ|w| ≤ √k·‖w‖.
     units = 8 * (taps + 8 * max(1, len(axes) - 1))
     rounding = units * UNIT * math.sqrt(aliases * taps) * kernel.norm()
     return times_up((largest.sqrt() + rounding) / math.sqrt(aliases) * (1 + 4 * UNIT), scale)
 
 
 def _phases(angles: list[Tensor], part: Tensor) -> Tensor:
-    """exp(i·(α₁ + α₂ + …)) of the frequencies `part` (f, axes), from the angles (m, s, k) an axis: (f, ∏s, ∏k)."""
+    """exp(i·(α₁ + α₂ + …)), (f, ∏s, ∏k), at the frequencies `part` (f, axes), from angles (m, s, k) per axis."""
     count = len(angles)
     total = angles[0].new_zeros((len(part), *[1] * (2 * count)))
     for i, angle in enumerate(angles):
@@ -63,9 +63,10 @@ def _phases(angles: list[Tensor], part: Tensor) -> Tensor:
 def _largest_square(blocks: Tensor, largest: Tensor) -> Tensor:
     """max(largest, max_i ‖B_i‖₂²) from above, for blocks (count, m, n) of moderate scale.
 
-    Eigenvalues are computed for the few blocks that might raise it. That G = BBᴴ of another block lies below c is shown
-    by a Cholesky factorisation of c − G, at a fraction of their cost: one that runs to its end has a backward error of
-    at most γ_{m+1}·tr(c − G) ≤ 16·m(m + 2)·u·c in norm (Rump, BIT 2006). The order is that of ‖G‖_F ≥ ‖B‖₂².
+    Eigenvalues are computed only for the few blocks that may raise the maximum. For the others, a Cholesky
+    factorisation of c − G shows, at a fraction of the cost, that G = BBᴴ is below c: one that succeeds has a backward
+    error of at most γ_{m+1}·tr(c − G) ≤ 16·m(m + 2)·u·c in norm (Rump, BIT 2006). Blocks are visited in descending
+    order of ‖G‖_F ≥ ‖B‖₂².
     """
     if blocks.shape[-2] > blocks.shape[-1]:
         blocks = blocks.mT

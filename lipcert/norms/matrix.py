@@ -9,14 +9,14 @@ from lipcert.norms.rounding import UNIT, double, scaled_to_one, squared_frobeniu
 
 
 def matrix_norm(w: Tensor) -> Tensor:
-    """‖W‖₂ from above: the root of the largest eigenvalue of the smaller Gram matrix, with the errors added.
+    """‖W‖₂ from above: the root of the largest eigenvalue of the smaller Gram matrix, with the rounding errors added.
 
     Arguments: `w` (..., m, n), real or complex, of any precision.
 
     Returns the bounds (...) in float64, inf for a matrix with an entry that is not finite.
 
     The computed Gram matrix differs from the exact one by at most γ_n·‖W‖_F² in norm (Higham, *Accuracy and Stability
-    of Numerical Algorithms*, §3.5), which is what is added.
+    of Numerical Algorithms*, §3.5).
     """
     w = double(w)
     if 0 in w.shape:
@@ -36,11 +36,11 @@ def gram_iteration_norm(w: Tensor, iterations: int = 8) -> Tensor:
 
     Arguments: `w` (..., m, n), real or complex, of any precision; `iterations`, the number t of products.
 
-    Returns the bounds (...) in float64. They are at most rank^(1/2^(t+1)) times the truth, rounding aside, and inf for
-    a matrix with an entry that is not finite.
+    Returns the bounds (...) in float64. Except for rounding they are at most rank^(1/2^(t+1)) times the true norms.
+    They are inf for a matrix with an entry that is not finite.
 
-    Each iteration replaces G by GGᴴ, whose norm is ‖G‖₂². The norm of the last one is at most its Frobenius norm. On
-    the way back, ‖G‖₂² is at most ‖fl(GGᴴ)‖₂ + γ_n·‖G‖_F²: the rounding of every product is added where it arose.
+    Each iteration replaces G by GGᴴ, whose norm is ‖G‖₂². The norm of the last matrix is at most its Frobenius norm.
+    Going back, ‖G‖₂² ≤ ‖fl(GGᴴ)‖₂ + γ_n·‖G‖_F², which adds the rounding of each product.
     """
     w = double(w)
     if 0 in w.shape:
@@ -73,11 +73,11 @@ def largest_row_sum(w: Tensor) -> Tensor:
 
 
 def top_eigenvalue(gram: Tensor, rounding: Tensor) -> Tensor:
-    """The largest eigenvalue (...) from above, of matrices that are off by at most `rounding` (...) in norm.
+    """The largest eigenvalue (...) from above, of matrices whose errors in norm are at most `rounding` (...).
 
     Arguments: `gram` (..., m, m), Hermitian, of moderate scale.
 
-    The errors of a backward stable solver are p(m)·u·‖G‖₂ with a polynomial p of low degree; 16·m is generous for it.
+    The errors of a backward stable solver are p(m)·u·‖G‖₂ with a polynomial p of low degree; 16·m is a generous bound.
     """
     top = torch.linalg.eigvalsh(gram)[..., -1].clamp_min(0)
     return (top * (1 + 16 * gram.shape[-1] * UNIT) + rounding) * (1 + 4 * UNIT)

@@ -1,7 +1,7 @@
-"""What bounds and estimates need to know of a linear map, and matrices as such a map.
+"""What bounds and estimates need to know about a linear map; and matrices as such a map.
 
-Convolutions are in `convolution_operators`. Each operator is `groups` maps side by side (one, except for branches and
-grouped convolutions), and has one norm a group.
+Convolutions are in `convolution_operators`. Each operator consists of `groups` maps side by side (one, except for
+branches and grouped convolutions), and has one norm per group.
 """
 
 from __future__ import annotations
@@ -34,36 +34,39 @@ class Operator(Protocol):
 
     @property
     def fan_in(self) -> int:
-        """The number of products that an output sums, at most."""
+        """The largest number of products that an output sums."""
 
     def matrices(self) -> Tensor:
-        """The weight in float64 as (G, m, n): what is applied at each position, or, if transposed, its adjoint."""
+        """The weight in float64 as (G, m, n): the map at each position, or its adjoint for a transposed convolution."""
 
     def tiles(self) -> int:
-        """The number of positions that share an entry: the l2 norms are at most √tiles times those of `matrices`."""
+        """The number of positions that share an entry. The l2 norms are at most √tiles times those of `matrices`."""
 
     def scaled(self, rows: Tensor) -> Operator:
-        """The same map with its output channels (or features) multiplied by `rows`, one number each."""
+        """This map with each output channel (or feature) multiplied by its number in `rows`."""
 
     def norms(self, norm: Norm) -> Tensor:
         """The operator norms (G,) in `norm`: proved upper bounds in float64, inf for a weight that is not finite."""
 
     def apply(self, u: Tensor) -> Tensor:
-        """The images of a batch (B, *domain)."""
+        """The results of the map for a batch (B, *domain)."""
 
     def transpose(self, v: Tensor) -> Tensor:
-        """The adjoint of `apply`: (B, *domain), of a batch in the shape of its images."""
+        """The adjoint of `apply`, from a batch in the shape of its results to (B, *domain)."""
 
     def power_step(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """(‖W_g u_g‖₂ (G,), differentiable in the weight; the u of the next step), for u of shape `domain` with each
-        group's part of length 1. The lengths are never above the l2 norms, rounding aside."""
+        """One step of power iteration from u of shape `domain`, in which each group's part has length 1.
+
+        Returns (‖W_g u_g‖₂ (G,), differentiable in the weight; the u of the next step). Except for rounding, these
+        lengths are at most the l2 norms.
+        """
 
 
 def growth(operator: Operator, norm: Norm) -> Tensor:
-    """What the map |W| of magnitudes does to lengths at most, which the rounding errors of a product grow by: (G,).
+    """Upper bounds (G,) of the norms of |W|, the map of magnitudes, by which rounding errors grow in a product.
 
-    In l1 and l_inf these are the operator norms themselves; in l2, ‖|W|‖₂ ≤ √(‖W‖₁·‖W‖_∞) (Higham, *Accuracy and
-    Stability of Numerical Algorithms*, §6.2).
+    In l1 and l_inf these are the operator norms of W; in l2, ‖|W|‖₂ ≤ √(‖W‖₁·‖W‖_∞) (Higham, *Accuracy and Stability of
+    Numerical Algorithms*, §6.2).
     """
     if norm is Norm.L2:
         return times_up(operator.norms(Norm.L1).sqrt(), operator.norms(Norm.LINF).sqrt())
@@ -72,7 +75,7 @@ def growth(operator: Operator, norm: Norm) -> Tensor:
 
 @dataclass(frozen=True)
 class Matrices:
-    """One matrix a group, on vectors (G, n): `weight` is (G, m, n)."""
+    """One matrix per group, on vectors (G, n): `weight` is (G, m, n)."""
 
     weight: Tensor
 

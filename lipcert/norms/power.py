@@ -1,4 +1,4 @@
-"""One step of power iteration, which estimates a norm from below for training: it proves nothing."""
+"""One step of power iteration, which estimates a norm from below, for training only."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TINY = 1e-20  # what a length is enlarged by before it divides
+TINY = 1e-20  # is added to a length before a division
 
 
 def normalised(u: Tensor) -> Tensor:
-    """The rows of `u` (G, n), each divided by its length; a row of zeros stays one."""
+    """The rows of `u` (G, n), each divided by its l2 length; a row of zeros stays zero."""
     return u / (torch.linalg.vector_norm(u, dim=1, keepdim=True) + TINY)
 
 
 class MatrixStep(torch.autograd.Function):
-    """`MatrixStep.apply(weight, columns)` is (‖W_g·columns_g‖_F (G,), what leads back: W_gᵀ of the normalised image).
+    """`MatrixStep.apply(weight, columns)` is (σ_g = ‖W_g·columns_g‖_F (G,), W_gᵀV_g with V_g = W_g·columns_g/σ_g).
 
-    Arguments: `weight`, any shape that is (G, m, n) when viewed so; `columns` (G, n, positions). The norm is
-    differentiable in the weight. Its gradient, V·columnsᵀ with V the normalised image, is known at once, so that both
-    directions cost one product a group.
+    Arguments: `weight`, of any shape that can be viewed as (G, m, n); `columns` (G, n, positions). σ is differentiable
+    in the weight. Its gradient is V·columnsᵀ, so that each direction costs one product per group.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Arithmetic whose results are never below the true ones, at every scale that float64 has."""
+"""Arithmetic whose results are never below the true ones, at every scale of float64."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-UNIT = 2.0**-53  # the unit roundoff of float64: a result in the normal range is off by this, relatively
-SMALLEST = 2.0**-1074  # the smallest number above 0: a result below the normal range is off by half of it
+UNIT = 2.0**-53  # the unit roundoff of float64: the relative error of a result in the normal range
+SMALLEST = 2.0**-1074  # the smallest number above 0: a result below the normal range has an error of half of it
 
 
 def double(w: Tensor) -> Tensor:
-    """`w` in float64 (complex128 if it is complex), without its history of gradients."""
+    """`w` in float64 (complex128 if it is complex), detached."""
     return w.detach().to(torch.complex128 if w.is_complex() else torch.float64)
 
 
@@ -21,9 +21,10 @@ def scaled_to_one(w: Tensor) -> tuple[Tensor, Tensor]:
 
     Arguments: `w` (..., m, n), in float64 or complex128, with no axis of length 0.
 
-    Returns (w/s, s) for powers of two s (...). Unless a matrix is 0, its largest entry is then of magnitude 2⁻⁵² to 2.
-    What the division rounds is below 2⁻¹⁰⁷⁴, and nothing beside the errors that are added for products of such entries.
-    A matrix with an entry that is infinite or not a number has s = inf and is replaced by ones: its norm is then inf.
+    Returns (w/s, s) for powers of two s (...). Unless a matrix is 0, its largest entry then has a magnitude of 2⁻⁵² to
+    2. The division's rounding errors are below 2⁻¹⁰⁷⁴, which the errors that are added for products of such entries
+    cover. A matrix with an entry that is infinite or not a number has s = inf and is replaced by ones: its norm is then
+    inf.
     """
     largest = w.abs().amax((-2, -1))
     scale = torch.exp2(torch.frexp(largest).exponent.clamp(-1022, 1023).double())
@@ -33,18 +34,18 @@ def scaled_to_one(w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def times_up(value: Tensor, factor: Tensor | float) -> Tensor:
-    """value·factor from above, for numbers of at least 0; a positive value keeps a positive bound.
+    """value·factor from above, for numbers of at least 0; the bound of a positive value is positive.
 
-    The margin of 8 units covers the two roundings here and those of a square root in each of the two numbers. Below
-    the normal range, where errors are not relative, the smallest positive number is added, which changes no other
-    result.
+    The margin of 8 units covers the two roundings here and those of a square root in each of the two numbers. The
+    smallest positive number is added for results below the normal range, where errors are not relative; it changes no
+    other result.
     """
     product = value * factor * (1 + 8 * UNIT)
     return torch.where(value > 0, product + SMALLEST, product)
 
 
 def sum_up(total: Tensor, terms: int) -> Tensor:
-    """The exact sum from above, where `total` is the computed sum of that many numbers of at least 0, in any order.
+    """The exact sum from above, for the computed sum `total` of so many numbers of at least 0, in any order.
 
     Sums are exact below the normal range. A sum that is not a number (inf − inf, inf·0) has no finite bound: inf.
     """

@@ -1,4 +1,4 @@
-"""Which entries of an image the windows of a convolution lie on, axis by axis."""
+"""The entries of an image on which the windows of a convolution lie, for each axis."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-PerAxis = int | tuple[int, ...]  # one number for every spatial axis, or one each
+PerAxis = int | tuple[int, ...]  # one number for all spatial axes, or one per axis
 
 
 @dataclass(frozen=True)
 class Axis:
     """One spatial axis of a zero-padded convolution.
 
-    `size` is the image's, `kernel` the number of taps. Tap t of window i lies on entry i·stride − padding + t·dilation
-    of the image, or on the padding, if the image has no such entry.
+    `size` is the image's, and `kernel` the number of taps. Tap t of window i lies on entry
+    i·stride − padding + t·dilation of the image, or on the padding where the image has no such entry.
     """
 
     size: int
@@ -27,7 +27,7 @@ class Axis:
 
     @property
     def slack(self) -> int:
-        """How far the last window could be moved on, if there were no stride; below 0 where no window fits."""
+        """The number of windows with stride 1, minus 1; below 0 where no window fits."""
         return self.size + 2 * self.padding - (self.kernel - 1) * self.dilation - 1
 
     @property
@@ -37,7 +37,7 @@ class Axis:
 
     @cached_property
     def positions(self) -> Tensor:
-        """The entries that the taps lie on: integers (outputs, kernel)."""
+        """The entry under each tap: integers (outputs, kernel)."""
         starts = torch.arange(self.outputs) * self.stride - self.padding
         return starts[:, None] + self.dilation * torch.arange(self.kernel)
 
@@ -48,13 +48,13 @@ class Axis:
 
     @cached_property
     def reached(self) -> Tensor:
-        """Whether tap t of some window lies on entry y: (size, kernel). It is that of one window at most."""
+        """Whether tap t of some window lies on entry y: (size, kernel). There is at most one such window."""
         starts = torch.arange(self.size)[:, None] + self.padding - self.dilation * torch.arange(self.kernel)
         return (starts >= 0) & (starts <= self.slack) & (starts % self.stride == 0)
 
     @property
     def overlap(self) -> int:
-        """The most windows that any one entry is in."""
+        """The largest number of windows that contain one entry."""
         return int(self.reached.sum(1).max())
 
 
@@ -71,20 +71,18 @@ def axes_of(weight: Tensor, stride: PerAxis, padding: PerAxis, size: tuple[int, 
     axes = [Axis(*a) for a in zip(size, weight.shape[2:], strides, paddings, dilations, strict=True)]
     for a in axes:
         if a.stride < 1 or a.dilation < 1 or a.padding < 0:
-            raise ValueError(
-                f"`stride`, `padding`, `dilation` are {a.stride}, {a.padding}, {a.dilation}; the least they can be is "
-                "1, 0, 1"
-            )
+            given = f"{a.stride}, {a.padding}, {a.dilation}"
+            raise ValueError(f"`stride`, `padding`, `dilation` are {given}; they must be at least 1, 0, 1")
         if a.slack < 0 or a.size < 1:
             extent = (a.kernel - 1) * a.dilation + 1
             raise ValueError(
-                f"`size` {a.size} with padding {a.padding} is below the kernel's extent {extent}: pad it more"
+                f"`size` {a.size} with padding {a.padding} is below the kernel's extent {extent}: pad more"
             )
     return axes
 
 
 def axis_count(weight: Tensor, size: tuple[int, ...]) -> int:
-    """The number of spatial axes; ValueError where `weight` and `size` disagree on it, or there are not 1 to 3."""
+    """The number of spatial axes. Raises ValueError unless `weight` and `size` agree on 1 to 3."""
     count = len(size)
     if not 1 <= count <= 3 or weight.dim() != count + 2:
         shape = ", ".join(["C_out", "C_in", *"k" * count])
@@ -96,7 +94,7 @@ def axis_count(weight: Tensor, size: tuple[int, ...]) -> int:
 
 
 def per_axis(name: str, value: PerAxis, count: int) -> tuple[int, ...]:
-    """`value` as a tuple of `count` numbers; ValueError, with its name, where it has another number of them."""
+    """`value` as a tuple of `count` numbers. Raises ValueError where it has another number of them."""
     values = (value,) * count if isinstance(value, int) else tuple(value)
     if len(values) != count:
         raise ValueError(f"`{name}` is {values}: give one number, or one for each of the {count} spatial axes")

@@ -1,4 +1,4 @@
-"""Adam with weight decay in the norm that a layer computes in (Zhang et al., ICML 2021, eq. 6)."""
+"""Adam with weight decay in the norm of a distance layer (Zhang et al., ICML 2021, eq. 6)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 class LpAdamW(torch.optim.Adam):
-    """Adam behind a decoupled decay: every neuron's weights w lose lr·weight_decay times the gradient of ‖w‖_p²/2.
+    """Adam after a decoupled decay: the weights w of each neuron lose lr·weight_decay times the gradient of ‖w‖_p²/2.
 
-    p is the weight's own (`weight.p`, which its layer keeps at the p of the day); 2, the ordinary decay, where it has
-    none, and for all weights if `follow_p` is false. One row of a weight is one neuron; a vector's entries decay by
-    themselves.
+    p is `weight.p`, which a distance layer keeps equal to its present p. It is 2, the ordinary decay, for a weight
+    without that attribute, and for all weights if `follow_p` is false. A row of a weight is a neuron; the entries of a
+    vector decay independently.
     """
 
     def __init__(
@@ -34,10 +34,7 @@ class LpAdamW(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             rate = group["lr"] * group["decay"]
             for weight in group["params"] if rate else ():
@@ -49,9 +46,9 @@ class LpAdamW(torch.optim.Adam):
 
 
 def norm_gradient(weight: Tensor, p: float) -> Tensor:
-    """The gradient of ‖w‖_p²/2 a row: (|w_j|/‖w‖_p)^(p−2)·w_j; at p = ∞ the largest entry alone keeps its value.
+    """The gradient of ‖w‖_p²/2 by each row w: (|w_j|/‖w‖_p)^(p−2)·w_j; at p = ∞ the largest entry, and 0 elsewhere.
 
-    Everything is relative to the row's largest square, so that no p over- or underflows.
+    All is computed relative to the row's largest square, so that it neither over- nor underflows at any p.
     """
     if p == 2 or weight.dim() < 2:
         return weight
@@ -61,6 +58,6 @@ def norm_gradient(weight: Tensor, p: float) -> Tensor:
     if p == torch.inf:
         at = squares.argmax(1, keepdim=True)
         return torch.zeros_like(rows).scatter(1, at, rows.gather(1, at)).view_as(weight)
-    powers = squares.log2().mul_(p / 2 - 1).clamp_(min=-100).exp2_()  # what is below 2⁻¹⁰⁰ is slow, and nothing
+    powers = squares.log2().mul_(p / 2 - 1).clamp_(min=-100).exp2_()  # below 2⁻¹⁰⁰ it is slow, and negligible
     factor = (squares * powers).sum(1, keepdim=True).pow_(2 / p - 1)
     return powers.mul_(factor).mul_(rows).view_as(weight)

@@ -1,6 +1,6 @@
-"""Muon: steps of momentum with all singular values made equal (Jordan et al., 2024), for networks of orthogonal layers.
+"""Muon (Jordan et al., 2024): steps of momentum in which all singular values are made equal.
 
-Where a constraint asks for ‖W‖₂ ≤ 1, steps that are themselves near-orthogonal use all of its directions at once.
+Under a constraint ‖W‖₂ ≤ 1, such near-orthogonal steps use all directions at once.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ QUINTIC = (3.4445, -4.7750, 2.0315)  # Newton–Schulz coefficients that send si
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised, for every weight of two dimensions or more; Adam with
-    `adam_factor`·lr for the rest.
+    """Orthogonalised Nesterov momentum for weights of two dimensions or more, Adam with `adam_factor`·lr for vectors.
 
-    A weight (K, m, n) is K matrices; one of four dimensions is a matrix of its rows. `retract` asks the trainer to put
-    every layer that has a `retract()` back onto its manifold after each step.
+    A weight (K, m, n) is K matrices, which torch.optim.Muon rejects; a weight of four dimensions is the matrix of its
+    rows. `retract` asks the trainer to call the `retract()` of every layer that has one after each step.
     """
 
     def __init__(
@@ -33,28 +32,14 @@ class Muon(torch.optim.Optimizer):
         retract: bool = True,
     ):
         if lr < 0 or not 0 <= momentum < 1:
-            raise ValueError(
-                f"`optimizer.lr` must be at least 0 and `optimizer.momentum` in [0, 1), got {lr}, {momentum}"
-            )
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "momentum": momentum,
-                "iterations": iterations,
-                "adam_factor": adam_factor,
-                "betas": tuple(betas),
-                "eps": eps,
-            },
-        )
+            raise ValueError(f"`optimizer.lr` must be at least 0 and `momentum` in [0, 1), got {lr} and {momentum}")
+        defaults = {"lr": lr, "momentum": momentum, "iterations": iterations, "adam_factor": adam_factor}
+        super().__init__(params, {**defaults, "betas": tuple(betas), "eps": eps})
         self.retract = retract
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
@@ -79,7 +64,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(g: Tensor, iterations: int) -> Tensor:
-    """The orthogonal factor of (..., m, n), roughly: `iterations` quintic Newton–Schulz steps on the smaller side."""
+    """Approximates the orthogonal factor of (..., m, n) by `iterations` quintic steps of Newton and Schulz."""
     tall = g.shape[-2] > g.shape[-1]
     x = g.mT if tall else g
     x = x / (x.flatten(-2).norm(dim=-1)[..., None, None] + 1e-9)

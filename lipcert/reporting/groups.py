@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lipcert.reporting.runs import Run
+from lipcert.runs.find import Run
 
 # Where a run was, is and ran: two runs that differ in nothing else are the same experiment.
 BOOKKEEPING = frozenset({"run", "resume", "output_dir", "data_dir", "hydra", "launcher"})

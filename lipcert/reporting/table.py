@@ -14,11 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from lipcert.contracts import Kind
-from lipcert.reporting import numbers
 from lipcert.reporting.groups import group_by_seed, group_names
-from lipcert.reporting.numbers import decimal, percent
-from lipcert.reporting.runs import Run
-from lipcert.reporting.stability import MAXIMA, maxima
+from lipcert.reporting.rounding import decimal, percent
+from lipcert.runs import numbers
+from lipcert.runs.find import Run
+from lipcert.runs.numbers import MAXIMA, maxima
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

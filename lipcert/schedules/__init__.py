@@ -1,4 +1,4 @@
-"""Schedules: ramps of learning rates and of whatever a family schedules, all pure functions of progress."""
+"""Schedules: ramps of learning rates and of attributes of losses and layers, all pure functions of progress."""
 
 from lipcert.schedules.ramps import Constant as Constant
 from lipcert.schedules.ramps import Cosine as Cosine

@@ -1,4 +1,4 @@
-"""Ramps: pure functions of progress. `ramp(epoch, epochs)` takes the epochs done (fractional) and their total."""
+"""Ramps: pure functions of progress. `ramp(epoch, epochs)` takes the finished epochs, a float, and their total."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 
 
 class Ramp:
-    """What a schedule is made of. `drives` says where its value goes:
+    """A part of a schedule. `drives` says what it sets:
 
-    "optimizer.lr" (or another key of the parameter groups): a factor of the configured value;
-    "loss.NAME": the attribute NAME of the loss;
-    "model.NAME": the attribute NAME of every layer that has it, torch's own excepted.
+    "optimizer.lr" (or another key of the parameter groups), to its configured value times the ramp's;
+    "loss.NAME", the attribute NAME of the loss;
+    "model.NAME", the attribute NAME of every layer that has it, except torch's own layers.
     """
 
     def __init__(self, drives: str):
@@ -46,7 +46,7 @@ class Step(Ramp):
 
 
 class Linear(Ramp):
-    """From `start` to `end`, straight, over the first `over` (a fraction) of training."""
+    """Linear from `start` to `end` over the first `over`, a fraction, of training; then `end`."""
 
     def __init__(self, drives: str, start: float, end: float, over: float = 1.0):
         super().__init__(drives)
@@ -58,10 +58,11 @@ class Linear(Ramp):
 
 
 class Cosine(Ramp):
-    """1 falling to `end` along half a cosine, after a linear `warmup` (a fraction of training); `start` scales both.
-    Until the fraction `hold` of training it does not fall.
+    """A linear rise from 0 to `start` over the first `warmup` of training, `start` until `hold`, then half a cosine to
+    `end`. Both are fractions of training.
 
-    `restart_at` (a fraction) begins a second such fall from `restart_value`: the strict phase of a soft-to-strict run.
+    At the fraction `restart_at`, which then takes the place of the end of training, a second half cosine leads from
+    `restart_value` to `end`: the strict phase of a soft-to-strict run.
     """
 
     def __init__(
@@ -95,10 +96,10 @@ class Cosine(Ramp):
 
 
 class Exponential(Ramp):
-    """`start` until the fraction `begin` of training, then growing (or falling) by a constant factor a step to `end` at
-    the fraction `finish`, and `after` (null: `end`) from then on: the p of l_inf-distance nets, 8 → 1000, then inf.
+    """`start` until the fraction `begin` of training, from there exponential to `end` at the fraction `finish`, and
+    `after` (null: `end`) from then on. It is for the p of l_inf-distance nets: 8 to 1000, then inf.
 
-    `even` rounds to even numbers, which distances are two to three times faster for.
+    `even` rounds to even numbers, at which distances are computed two to three times faster.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class Exponential(Ramp):
 
 
 class Milestones(Ramp):
-    """1, times `factor` at each of `epochs_at` (absolute epochs)."""
+    """1, multiplied by `factor` at each of `epochs_at`, which are numbers of epochs."""
 
     def __init__(self, drives: str, epochs_at: list[float], factor: float = 0.1):
         super().__init__(drives)

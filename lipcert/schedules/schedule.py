@@ -1,4 +1,4 @@
-"""A schedule: how long to train, and what changes on the way. A pure function of progress, hence nothing to resume."""
+"""A schedule: how long to train, and what changes during training. As a function of progress it has no state."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from lipcert.schedules.ramps import Ramp
 
 
 class Schedule:
-    """`epochs` of training in batches of `batch_size` (all ranks together), ended early after `early_stopping` epochs
-    without a smaller validation loss; every other argument is a Ramp, and its name is what the log calls it."""
+    """`epochs` of training in batches of `batch_size` images (all ranks together), which ends early after
+    `early_stopping` epochs without a smaller validation loss. Every other argument is a Ramp; the log uses its name.
+    """
 
     def __init__(self, *, epochs: int, batch_size: int = 128, early_stopping: int | None = None, **ramps: Ramp | None):
         if batch_size < 1:
@@ -27,27 +28,25 @@ class Schedule:
         return {name: ramp(epoch, self.epochs) for name, ramp in self.ramps.items()}
 
     def apply(self, epoch: float, *, model: nn.Module, loss: Any = None, groups: list[dict] | None = None) -> None:
-        """Sets what the ramps drive to its value after `epoch` epochs; parameter groups scale their `initial_KEY`.
+        """Sets what the ramps drive to its values after `epoch` epochs. In parameter groups, a ramp multiplies the
+        configured value, which is kept as `initial_KEY`.
 
-        ValueError where nothing has the attribute that a ramp drives.
+        Raises ValueError where nothing has the attribute that a ramp drives.
         """
+        own = [m for m in model.modules() if not type(m).__module__.startswith("torch.")]  # Dropout, too, has a `p`
         for name, ramp in self.ramps.items():
+            if ramp.owner == "loss" and loss is None:
+                continue
+            what = f"`schedule.{name}` drives {ramp.owner}.{ramp.name}, which this {ramp.owner} does not have"
             value = ramp(epoch, self.epochs)
             if ramp.owner == "optimizer":
                 for group in groups or ():
                     if ramp.name not in group:
-                        raise ValueError(f"`schedule.{name}` drives optimizer.{ramp.name}, which this one has not")
+                        raise ValueError(what)
                     group[ramp.name] = value * group.setdefault(f"initial_{ramp.name}", group[ramp.name])
                 continue
-            own = (m for m in model.modules() if not type(m).__module__.startswith("torch."))  # Dropout too has a `p`
-            owners = [loss] if ramp.owner == "loss" else list(own)
-            if ramp.owner == "loss" and loss is None:
-                continue
-            driven = [owner for owner in owners if hasattr(owner, ramp.name)]
+            driven = [o for o in ([loss] if ramp.owner == "loss" else own) if hasattr(o, ramp.name)]
             if not driven:
-                raise ValueError(
-                    f"`schedule.{name}` drives {ramp.owner}.{ramp.name}, which this {ramp.owner} has not; "
-                    "choose another `schedule`"
-                )
+                raise ValueError(f"{what}; choose another `schedule`")
             for owner in driven:
                 setattr(owner, ramp.name, value)

@@ -1,9 +1,10 @@
-"""From a module to a list of operations. torch.export reads the module; nothing that it says is trusted.
+"""From a module to a list of operations. torch.export reads the module, but nothing that it says is trusted.
 
-`export`     runs torch.export and names what it can't read
+`export`     calls torch.export and explains its errors
 `constants`  records how the constants are computed from parameters and buffers
-`lowering`   goes through the exported graph; the tables of what it knows are in `layers`, `arithmetic` and `moves`
-`refusals`   says why what is not in them has no place in a network with a bound
+`lowering`   goes through the exported graph; what each operation of torch becomes is in `linear`, `pooling`, `layers`,
+             `activations`, `arithmetic`, `moves` and `joins`
+`refusals`   says why all other operations cannot be part of a network that has a bound
 `program`    is the result: operations whose constants are still functions of the parameters
 """
 

@@ -1,4 +1,4 @@
-"""What sums, products and nonlinear functions of torch become."""
+"""What sums, products, quotients and the larger of two values become."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor, fx
 
 from lipcert.frozen.capture.constants import Constant
 from lipcert.frozen.capture.lowering import Lowering, Value, rule
-from lipcert.frozen.capture.refusals import PRODUCT, RANDOM, REASONS, because, operation_name
+from lipcert.frozen.capture.refusals import PRODUCT, REASONS, operation_name
 from lipcert.frozen.operation import Shape
 from lipcert.frozen.ops import functions
 from lipcert.frozen.ops.affine import Affine
-from lipcert.frozen.ops.joins import Add, Maximum, MinMax
-from lipcert.frozen.ops.moves import Rearrange, Slice
-from lipcert.frozen.ops.pointwise import LeakyReLU, Pointwise
+from lipcert.frozen.ops.joins import Add, Maximum
+from lipcert.frozen.ops.moves import Rearrange
+from lipcert.frozen.ops.pointwise import Pointwise
 from lipcert.frozen.ops.pooling import SubtractMean
 
-# ---- functions of one number
+# ---- what rules emit
 
 
 def pointwise(low: Lowering, x: Any, function: str, *parameters: float) -> Value:
@@ -32,125 +32,8 @@ def pointwise(low: Lowering, x: Any, function: str, *parameters: float) -> Value
     return low.emit(Pointwise, [value], value.shape, function=function, parameters=numbers)
 
 
-PLAIN = {
-    "relu": "relu",
-    "abs": "abs",
-    "absolute": "abs",
-    "tanh": "tanh",
-    "sigmoid": "sigmoid",
-    "special_expit": "sigmoid",
-    "log_sigmoid": "log_sigmoid",
-    "silu": "silu",
-    "mish": "mish",
-    "hardsigmoid": "hardsigmoid",
-    "hardswish": "hardswish",
-    "sin": "sin",
-    "cos": "cos",
-    "erf": "erf",
-    "special_erf": "erf",
-    "atan": "arctan",
-    "arctan": "arctan",
-}
-
-
-@rule(*PLAIN)
-def plain(low: Lowering, node: fx.Node, x: Any) -> Value:
-    return pointwise(low, x, PLAIN[operation_name(node.target)])
-
-
-@rule("gelu")
-def gelu(low: Lowering, node: fx.Node, x: Any, approximate: str = "none") -> Value:
-    return pointwise(low, x, {"none": "gelu", "tanh": "gelu_tanh"}[approximate])
-
-
-@rule("relu6")
-def relu6(low: Lowering, node: fx.Node, x: Any) -> Value:
-    return pointwise(low, x, "clamp", 0.0, 6.0)
-
-
-@rule("hardtanh")
-def hardtanh(low: Lowering, node: fx.Node, x: Any, least: float = -1.0, most: float = 1.0) -> Value:
-    return pointwise(low, x, "clamp", least, most)
-
-
-@rule("clamp", "clip", "clamp_min", "clamp_max")
-def clamp(low: Lowering, node: fx.Node, x: Any, min: Any = None, max: Any = None) -> Value:
-    if "clamp_max" in str(node.target):
-        min, max = None, min if max is None else max
-    ends = [default if end is None else end for end, default in ((min, -math.inf), (max, math.inf))]
-    if any(not isinstance(end, int | float) for end in ends):
-        value = low.value(x)
-        for bound, minimum in ((min, False), (max, True)):
-            value = value if bound is None else extremum(low, value, bound, minimum)
-        return value
-    return pointwise(low, x, "clamp", *ends)
-
-
-@rule("threshold")
-def threshold(low: Lowering, node: fx.Node, x: Any, least: float, value: float) -> Value:
-    if least != value:
-        raise low.refused(because(node.target))
-    return pointwise(low, x, "clamp", least, math.inf)
-
-
-@rule("leaky_relu")
-def leaky_relu(low: Lowering, node: fx.Node, x: Any, slope: float = 0.01) -> Value:
-    return pointwise(low, x, "leaky_relu", slope)
-
-
-@rule("prelu", "_prelu_kernel")
-def prelu(low: Lowering, node: fx.Node, x: Any, slope: Any) -> Value:
-    value, slope = low.value(x), low.constant(slope)
-    if slope.value.dim() <= 1:  # one for all, or one a channel
-        wide = (-1, *[1] * (len(value.shape) - 1))
-        slope = low.constants.call(torch.reshape, slope, wide if slope.value.numel() > 1 else ())
-    else:
-        slope = without_batch(low, slope, value.shape)
-    return low.emit(LeakyReLU, [value], value.shape, {"slope": slope})
-
-
-@rule("elu")
-def elu(low: Lowering, node: fx.Node, x: Any, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
-    return pointwise(low, x, "elu", alpha, scale, input_scale)
-
-
-@rule("celu")
-def celu(low: Lowering, node: fx.Node, x: Any, alpha: float = 1.0) -> Value:
-    if alpha == 0:
-        raise low.refused("`celu` with alpha 0 divides by it")
-    return pointwise(low, x, "elu", alpha, 1.0, 1.0 / alpha)
-
-
-@rule("selu")
-def selu(low: Lowering, node: fx.Node, x: Any) -> Value:
-    return pointwise(low, x, "elu", 1.6732632423543772, 1.0507009873554805, 1.0)
-
-
-@rule("softplus")
-def softplus(low: Lowering, node: fx.Node, x: Any, beta: float = 1.0, threshold: float = 20.0) -> Value:
-    if beta > 0 and threshold < 18:  # torch goes over to x there, which is a step
-        step = math.log1p(math.exp(-threshold)) / beta if threshold > -700 else math.inf
-        raise low.refused(f"`softplus` with threshold {threshold:g} jumps by {step:.3g}; leave it at 20")
-    return pointwise(low, x, "softplus", beta)
-
-
-@rule("softshrink")
-def softshrink(low: Lowering, node: fx.Node, x: Any, cut: float = 0.5) -> Value:
-    return pointwise(low, x, "softshrink", cut)
-
-
-@rule("rrelu")
-def rrelu(low: Lowering, node: fx.Node, x: Any, lower: float, upper: float, training: bool = False, *_: Any) -> Value:
-    if training:
-        raise low.refused(RANDOM)
-    return pointwise(low, x, "leaky_relu", (lower + upper) / 2)
-
-
-# ---- sums and products
-
-
 def without_batch(low: Lowering, constant: Constant, shape: Shape) -> Constant:
-    """A constant without the batch axis that it may have, of size 1, in the precision of the images."""
+    """A constant in the precision of the images, without the batch axis of size 1 that it may have."""
     if constant.value.dtype != low.dtype:
         constant = low.constants.call(Tensor.to, constant, low.dtype)
     if constant.value.dim() <= len(shape):
@@ -161,7 +44,7 @@ def without_batch(low: Lowering, constant: Constant, shape: Shape) -> Constant:
 
 
 def widened(low: Lowering, value: Value, shape: Shape) -> Value:
-    """A value broadcast to `shape`, its copies counted."""
+    """A value broadcast to `shape`, as an operation whose bound counts the copies."""
     if value.shape == shape:
         return value
     numbers = torch.arange(math.prod(value.shape)).view(value.shape).expand(shape)
@@ -194,7 +77,7 @@ def add(low: Lowering, node: fx.Node, a: Any, b: Any, alpha: float = 1) -> Value
     minus = kind != "add"
     if isinstance(a, Value) and isinstance(b, Value):
         source, axes = low.notes.get(("mean", b.number), (None, ()))
-        own = source == a.number and len(a.shape) == len(b.shape)  # and it kept its axes
+        own = source == a.number and len(a.shape) == len(b.shape)  # b is the mean of a, over axes that are kept
         if minus and own and a.shape == shape:
             return low.emit(SubtractMean, [a], shape, axes=axes)
         a, b = widened(low, a, shape), widened(low, b, shape)
@@ -207,7 +90,7 @@ def add(low: Lowering, node: fx.Node, a: Any, b: Any, alpha: float = 1) -> Value
         shift = without_batch(low, low.constant(a), shape)
         value = widened(low, negated(low, b) if minus else b, shape)
     value = scaled(low, value, None, shift)
-    if isinstance(a, Value) and not minus and isinstance(b, int | float):  # a number of the code, no parameter
+    if isinstance(a, Value) and not minus and isinstance(b, int | float):  # a number in the code, not a parameter
         low.notes["plus", value.number] = (a.number, float(b))
     return value
 
@@ -258,44 +141,3 @@ def extremum(low: Lowering, value: Value, bound: Any, minimum: bool) -> Value:
         return scaled(low, pointwise(low, scaled(low, value, None, down), "relu"), None, bound)
     minus = low.constants.literal(-1.0)
     return scaled(low, pointwise(low, scaled(low, value, minus, bound), "relu"), minus, bound)
-
-
-def paired(low: Lowering, pieces: list[Value], axis: int, shape: Shape) -> Value | None:
-    """MinMax, where a concatenation is of the larger and the smaller of the same two values."""
-    steps = [low.step(piece) for piece in pieces]
-    if len(steps) != 2 or any(step is None or step.kind is not Maximum for step in steps):
-        return None
-    first, second = steps
-    assert first is not None and second is not None
-    if first.attributes["minimum"] or not second.attributes["minimum"] or set(first.inputs) != set(second.inputs):
-        return None
-    return low.emit(MinMax, [Value(i, first.shape) for i in first.inputs], shape, axis=axis)
-
-
-def halves_of_two_sided(low: Lowering, pieces: list[Value]) -> Value | None:
-    """x, where a concatenation is of relu(x) and relu(−x)."""
-    steps = [low.step(piece) for piece in pieces]
-    relu = {"function": "relu", "parameters": ()}
-    if len(steps) != 2 or any(s is None or s.kind is not Pointwise or s.attributes != relu for s in steps):
-        return None
-    first, second = steps
-    assert first is not None and second is not None
-    (x,), (y,) = first.inputs, second.inputs
-    minus = low.steps[y - 1] if y else None
-    if minus is None or minus.kind is not Affine or minus.inputs != (x,) or minus.constants["shift"] is not None:
-        return None
-    scale = minus.constants["scale"]
-    literal = scale is not None and scale.node.op == "get_attr"  # a number of the code, no parameter
-    if not literal or scale is None or scale.value.numel() != 1 or float(scale.value) != -1:
-        return None
-    return Value(x, pieces[0].shape)
-
-
-def slices(low: Lowering, value: Value, axis: int, sizes: list[int]) -> tuple[Value, ...]:
-    """The value cut into consecutive pieces along an axis."""
-    pieces, start = [], 0
-    for size in sizes:
-        shape = (*value.shape[:axis], size, *value.shape[axis + 1 :])
-        pieces.append(low.emit(Slice, [value], shape, axis=axis, start=start, stop=start + size, step=1))
-        start += size
-    return tuple(pieces)

@@ -1,4 +1,4 @@
-"""How the constants of a captured network follow from the parameters and buffers of its module."""
+"""How the constants of a captured network are computed from the parameters and buffers of its module."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor, fx
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A tensor (or number) that depends on no image: its value now, and the node that computes it anew."""
+    """A tensor or number that depends on no image: its present value, and the node that computes it again."""
 
     value: Any
     node: fx.Node
 
 
 class Constants:
-    """Computes constants and records how, so that the same is done with other parameters later."""
+    """Computes constants and records how, so that the same can be done later with other parameters."""
 
     def __init__(self) -> None:
         self.graph, self.literals = fx.Graph(), torch.nn.Module()
@@ -31,27 +31,27 @@ class Constants:
         return Constant(value, self.graph.placeholder(f"source_{len(self.sources)}"))
 
     def literal(self, value: Any) -> Constant:
-        """A tensor that depends on no parameter either."""
+        """A tensor, or a number, that depends on no parameter."""
         tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
         name = f"literal_{len(self.literals._buffers)}"
         self.literals.register_buffer(name, tensor)
         return Constant(tensor, self.graph.get_attr(name))
 
     def call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Constant:
-        """`function` of constants and plain values."""
+        """The value of `function` for constants and plain values."""
         now = [map_constants(a, lambda c: c.value) for a in (arguments, options)]
         nodes = [map_constants(a, lambda c: c.node) for a in (arguments, options)]
         return Constant(function(*now[0], **now[1]), self.graph.call_function(function, tuple(nodes[0]), nodes[1]))
 
     def program(self, needed: Sequence[Constant]) -> Callable[..., tuple[Tensor, ...]]:
-        """The values of `needed` as one function of the sources' values."""
+        """One function that computes the values of `needed` from the values of the sources."""
         self.graph.output(tuple(constant.node for constant in needed))
         self.graph.eliminate_dead_code()
         return fx.GraphModule(self.literals, self.graph).forward
 
 
 def map_constants(value: Any, change: Callable[[Constant], Any]) -> Any:
-    """`value` with every Constant in its lists, tuples and dictionaries changed."""
+    """`value` with every Constant in its lists, tuples and dictionaries replaced by `change` of it."""
     if isinstance(value, Constant):
         return change(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""torch.export, and what its errors mean."""
+"""Calls torch.export and explains its errors."""
 
 from __future__ import annotations
 
@@ -12,31 +12,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from lipcert.frozen.capture.refusals import Refused, operation_name
+from lipcert.frozen.capture.refusals import Refused, first_line, operation_name
 from lipcert.frozen.operation import Shape
 
-HINTS = (
-    ("mutat", "its `forward` changes a buffer, so that it is no fixed function: compute that elsewhere"),
-    ("data-dependent", "its `forward` chooses by the values of the image: use operations instead of `if`"),
-    ("Could not guard", "its `forward` chooses by the values of the image: use operations instead of `if`"),
-    (
-        "fake tensor in the exported",
-        "its `forward` reads a tensor past what can be traced, as `.data` does: use `.detach()`",
-    ),
-    ("missing a required argument", "its `forward` takes more than one batch of images"),
-    (
-        "mismatch between the structure",
-        "its `forward` has other arguments than one batch of images (DataParallel: `.module`)",
-    ),
-    ("missing 1 required positional", "its `forward` takes more than one batch of images"),
-)
+CHOICE = "its `forward` chooses by the values of the image: use operations instead of `if`"
+ARGUMENTS = "its `forward` takes more than one batch of images"
+HINTS = {  # what an error of torch.export means, by a part of its text
+    "mutat": "its `forward` changes a buffer, so that it is no fixed function: compute that elsewhere",
+    "data-dependent": CHOICE,
+    "Could not guard": CHOICE,
+    "fake tensor in the exported": "its `forward` reads a tensor that is not traced, as `.data`: use `.detach()`",
+    "missing a required argument": ARGUMENTS,
+    "missing 1 required positional": ARGUMENTS,
+    "mismatch between the structure": "its `forward` has other arguments than one batch (DataParallel: `.module`)",
+}
 
 
 def export(module: nn.Module, shape: Shape, like: torch.dtype, known: Container[str]) -> Any:
-    """The ExportedProgram of `module` on batches of any size; Refused, in one line, where there is none.
+    """The ExportedProgram of `module` on batches of any size, of images of `shape` in the precision `like`.
 
-    In-place operations become plain ones, and operations whose names are not `known` what torch makes of them; where
-    there are neither, that step is left out, which takes longer than all the rest."""
+    Where an operation works in place, or its name is not `known`, torch decomposes the program; otherwise that step,
+    which takes longer than all others, is left out. Raises Refused, in one line, where there is no such program.
+    """
     images = torch.rand(3, *shape, dtype=like)
     batch = ({0: torch.export.Dim.AUTO},)
     with _quietly(), torch.no_grad():
@@ -56,7 +53,7 @@ def export(module: nn.Module, shape: Shape, like: torch.dtype, known: Container[
 
 
 def covered(program: Any, known: Container[str]) -> bool:
-    """Whether all operations on what depends on the image are `known`; constants are computed by whatever it takes."""
+    """Whether all operations on what depends on the image are `known`. Constants may be computed by any operation."""
     inputs = set(program.graph_signature.user_inputs)
     reached: set[torch.fx.Node] = set()
     for node in program.graph.nodes:
@@ -67,23 +64,18 @@ def covered(program: Any, known: Container[str]) -> bool:
 
 
 def writes(target: Any) -> bool:
-    """Whether an operation changes one of its inputs."""
+    """Whether an operation changes one of its inputs in place."""
     return bool(getattr(getattr(target, "_schema", None), "is_mutable", False))
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error, or what it means."""
-    text = str(error)
-    for sign, meaning in HINTS:
-        if sign in text:
-            return meaning
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    """What an error of torch.export means to a user, or its first line."""
+    return next((meaning for sign, meaning in HINTS.items() if sign in str(error)), first_line(error))
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the warnings, prints and log lines of torch.export, which are meant for its developers."""
+    """Silences the warnings, prints and log lines of torch.export, which are meant for its developers."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

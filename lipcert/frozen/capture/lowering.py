@@ -1,4 +1,4 @@
-"""The way through an exported graph: every node becomes a constant, a value of the network, or an error."""
+"""The walk through an exported graph: every node becomes a constant, a value of the network, or an error."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import torch
 from torch import Tensor, fx
 
 from lipcert.frozen.capture.constants import Constant, Constants
+from lipcert.frozen.capture.graph import in_order, needed, results_of, same_size, whole_again
 from lipcert.frozen.capture.refusals import (
     ATTENTION,
+    DROPOUT,
     HOPELESS,
     PRODUCT,
     RANDOM,
     REASONS,
     Refused,
     because,
+    first_line,
     operation_name,
 )
 from lipcert.frozen.operation import Operation, Shape
@@ -32,12 +35,12 @@ class Value(NamedTuple):
 
 
 class Batch:
-    """Stands for the size of the batch, and for every number computed from it."""
+    """Stands for the size of the batch, and for every number that is computed from it."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """An operation whose constants are not bound yet."""
+    """An operation whose constants are not computed yet."""
 
     kind: type[Operation]
     inputs: tuple[int, ...]
@@ -48,13 +51,16 @@ class Step:
 
 
 Rule = Callable[..., Any]
-RULES: dict[str, Rule] = {}  # by the names of torch's operations; `layers`, `arithmetic` and `moves` fill it
+RULES: dict[str, Rule] = {}  # by the names of torch's operations; the modules in `program.TABLES` fill it
 VIEWS = {"view", "reshape", "_unsafe_view", "expand", "flatten", "unflatten", "squeeze", "repeat", "tile"}
 FILLED = {"zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like"}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Registers what an operation of torch becomes: `function(lowering, node, *arguments, **options)`."""
+    """Registers what operations of torch become: `function(lowering, node, *arguments, **options)`.
+
+    The arguments are all that the operation has, in its own order, with their defaults.
+    """
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, function))
@@ -64,22 +70,25 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 class Lowering:
-    """`steps` collects the operations; `constants` records how their constants are computed."""
+    """Goes through an exported graph; `run` may be called once.
+
+    `steps` collects the operations, and `constants` records how their constants are computed.
+    """
 
     def __init__(self, exported: Any, shape: Shape):
         self.exported, self.shape = exported, shape
         self.constants = Constants()
         self.steps: list[Step] = []
-        self.notes: dict[tuple[str, int], Any] = {}  # what rules remember of a value for a later one
+        self.notes: dict[tuple[str, int], Any] = {}  # what a rule has found out about a value, for later rules
         self.node: fx.Node | None = None
         self.batch: Any = None
         self.dtype = torch.float64  # of the images
 
     def run(self) -> Value:
-        """The value of the logits."""
+        """The logits. Raises Refused where the graph computes what is not in the table of operations."""
         signature = self.exported.graph_signature
         held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        lifted = signature.inputs_to_lifted_tensor_constants  # tensors that are plain attributes
+        lifted = signature.inputs_to_lifted_tensor_constants  # tensors that are plain attributes of modules
         state = {**self.exported.state_dict, **self.exported.constants}
         known: dict[fx.Node, Any] = {}
         whole_again(self.exported.graph)
@@ -99,19 +108,19 @@ class Lowering:
                 return self.result([known.get(a, a) for a in outputs])
             else:
                 known[node] = self.lower(node, known)
-        raise Refused("the module gives nothing")
+        raise Refused("the module returns nothing")
 
     def result(self, outputs: list[Any]) -> Value:
         if len(outputs) != 1 or not isinstance(outputs[0], Value):
             what = f"{len(outputs)} outputs" if len(outputs) != 1 else "something that does not depend on the image"
-            raise Refused(f"a network gives one tensor of logits, this module gives {what}")
+            raise Refused(f"a network returns one tensor of logits, but this module returns {what}")
         return outputs[0]
 
     def lower(self, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
         args: list[Any] = [fx.node.map_arg(a, known.__getitem__) for a in node.args]
         options = {key: fx.node.map_arg(a, known.__getitem__) for key, a in node.kwargs.items()}
         name = operation_name(node.target)
-        if name in FILLED:  # of an activation they take the shape alone
+        if name in FILLED:  # they read nothing of an activation but its shape
             args = [self.zeros(a) if isinstance(a, Value) else a for a in args]
         leaves = flat((args, options))
         if isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool):
@@ -121,7 +130,7 @@ class Lowering:
         if node.target is operator.getitem and isinstance(args[0], tuple | list):
             found = args[0][args[1]]
             if found is None:
-                raise self.refused("the indices that it gives have no finite slope; take the values alone")
+                raise self.refused("the indices that it returns have no finite slope; use the values alone")
             return found
         if not any(isinstance(leaf, Value) for leaf in leaves):
             if any(isinstance(leaf, Batch) for leaf in leaves):
@@ -135,25 +144,25 @@ class Lowering:
             result = RULES[name](self, node, *in_order(node.target, args, options), **options)
             for value, due in zip(flat(result), results_of(node), strict=False):
                 if isinstance(value, Value) and value.shape != tuple(due.shape[1:]):
-                    raise ValueError(f"its value is {tuple(due.shape[1:])}, not {value.shape}")
+                    raise ValueError(f"its shape is {tuple(due.shape[1:])}, not {value.shape}")
             return result
         except Refused:
             raise
-        except Exception as error:  # a form that the rule does not foresee
-            raise self.refused(f"`{name}` with arguments that are not known here ({first_line(error)})") from None
+        except Exception as error:  # arguments that the rule does not foresee
+            raise self.refused(f"`{name}` has arguments that are not supported ({first_line(error)})") from None
 
     def zeros(self, like: Value) -> Constant:
         return self.constants.literal(torch.zeros(1, *like.shape, dtype=self.dtype))
 
     def computed(self, node: fx.Node, *args: Any, **options: Any) -> Constant:
-        """A constant from constants."""
+        """A constant that is computed from constants."""
         try:
             return self.constants.call(node.target, *args, **options)  # type: ignore[arg-type]
-        except Exception as error:  # of what a user's forward does with parameters
+        except Exception as error:  # whatever a user's forward does with its parameters
             raise self.refused(f"`{operation_name(node.target)}` of constants fails: {first_line(error)}") from None
 
     def check_operations(self) -> None:
-        """Refuses by name what would otherwise be refused for one of its parts."""
+        """Refuses whole layers by their names, which would otherwise be refused because of one of their parts."""
         for node in needed(self.exported.graph):
             self.node, name = node, operation_name(node.target)
             if any("MultiheadAttention" in str(kind) for _, kind in node.meta.get("nn_module_stack", {}).values()):
@@ -161,9 +170,7 @@ class Lowering:
             if name in HOPELESS or REASONS.get(name) is RANDOM:
                 raise self.refused(because(node.target))
             if "dropout" in name and any(argument is True for argument in node.args):
-                raise self.refused(
-                    "dropout that is on in evaluation is no fixed function; pass `training=self.training`"
-                )
+                raise self.refused(DROPOUT)
 
     def check_batch(self, node: fx.Node) -> None:
         """Refuses a node whose result does not keep the batch as its first axis."""
@@ -171,7 +178,7 @@ class Lowering:
             if value.dim() == 0 or not same_size(value.shape[0], self.batch):
                 raise self.refused(
                     f"`{operation_name(node.target)}` mixes the images of a batch, or fixes its size; keep the batch "
-                    "as the first axis: flatten(1), x.shape[0], not len(x)"
+                    "as the first axis: write flatten(1) or x.shape[0], not len(x)"
                 )
 
     def check_precision(self, node: fx.Node) -> None:
@@ -190,86 +197,59 @@ class Lowering:
         constants: dict[str, Constant | None] | None = None,
         **attributes: Any,
     ) -> Value:
-        """Adds an operation, and gives its value."""
+        """Adds an operation, whose value it returns."""
         numbers = tuple(value.number for value in inputs)
         self.steps.append(Step(kind, numbers, tuple(shape), self.name(), attributes, constants or {}))
         return Value(len(self.steps), tuple(shape))
 
     def step(self, value: Value) -> Step | None:
-        """What gave a value; None for the image."""
+        """The operation that computes a value; None for the image."""
         return self.steps[value.number - 1] if value.number else None
 
     def shape_of(self, node: fx.Node) -> Shape:
-        """Of a node's result, without the batch axis."""
-        shape = node.meta["val"].shape[1:]
+        """The shape of a node's (first) result, without the batch axis."""
+        shape = results_of(node)[0].shape[1:]
         if not all(isinstance(side, int) for side in shape):
-            raise self.refused(
-                "the shape of its result depends on the size of the batch, or on values; write flatten(1)"
-            )
+            raise self.refused("the shape of its result depends on the batch, or on values; write flatten(1)")
         return tuple(int(side) for side in shape)
 
+    def axis(self, shape: Shape, dim: int, otherwise: str = "") -> int:
+        """The axis that torch calls `dim`, counted without the batch axis; refused with `otherwise` if it is that."""
+        axis = dim % (len(shape) + 1) - 1
+        if axis < 0 and otherwise:
+            raise self.refused(otherwise)
+        return axis
+
     def value(self, argument: Any, what: str = PRODUCT) -> Value:
-        """The argument, which must be a value of the network."""
+        """The argument, which must be a value of the network; refused because of `what` otherwise."""
         if not isinstance(argument, Value):
             raise self.refused(what)
         return argument
 
     def constant(self, argument: Any, what: str = PRODUCT) -> Constant:
-        """The argument, which must be a constant: as one, where it is a number."""
+        """The argument, which must be a constant or a number, as a constant; refused because of `what` otherwise."""
         if isinstance(argument, Value):
             raise self.refused(what)
         if not isinstance(argument, Constant):
             return self.constants.literal(argument)
         value = argument.value
         if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != self.dtype:
-            return self.constants.call(
-                Tensor.to, argument, self.dtype
-            )  # a plain attribute, which `double` leaves alone
+            return self.constants.call(Tensor.to, argument, self.dtype)  # a plain attribute stays as it is in `double`
         return argument
 
     def refused(self, why: str) -> Refused:
-        """An error that names where it is."""
+        """An error that names the module at hand."""
         return Refused(f"`{self.name() or 'model'}`: {why}")
 
     def name(self) -> str:
-        """The module that the node at hand stands in, as its user knows it."""
+        """The module that computes the node at hand, by the name that its user knows."""
         stack = self.node.meta.get("nn_module_stack") if self.node else None
         path = next(reversed(stack.values()))[0] if stack else ""
         return "" if path.startswith("_empty") else path
 
 
-def whole_again(graph: fx.Graph) -> None:
-    """Soft shrinking, which torch.export takes apart into steps that jump, made one operation again."""
-
-    def inputs(node: Any, name: str, count: int = 2) -> tuple[Any, ...]:
-        named = isinstance(node, fx.Node) and node.op == "call_function" and operation_name(node.target) == name
-        return tuple(node.args) if named and len(node.args) == count else (None,) * count
-
-    for node in graph.nodes:
-        condition, moved, nothing = inputs(node, "where", 3)
-        (size, cut), (x, shift) = inputs(condition, "gt"), inputs(moved, "sub")
-        sign, same_cut = inputs(shift, "mul")
-        zero = inputs(nothing, "mul") == (x, 0)
-        same = zero and cut == same_cut and inputs(size, "abs", 1) == inputs(sign, "sign", 1) == (x,)
-        if same and isinstance(cut, float):
-            node.target, node.args = torch.ops.aten.softshrink.default, (x, cut)
-
-
-def needed(graph: fx.Graph) -> list[fx.Node]:
-    """The nodes of a graph that its result depends on, in order, with the image's."""
-    found: set[fx.Node] = set()
-    for node in reversed(graph.nodes):
-        if node.op in ("output", "placeholder") or node in found:
-            found |= {node, *node.all_input_nodes}
-    return [node for node in graph.nodes if node in found]
-
-
-def results_of(node: fx.Node) -> list[Tensor]:
-    return [v for v in flat(node.meta.get("val")) if isinstance(v, Tensor) and tuple(v.shape) != (0,)]
-
-
 def one_image(arguments: Any, size: int = 1) -> Any:
-    """Arguments for a batch of one image (or more)."""
+    """The arguments with the size of the batch replaced by `size`."""
     if isinstance(arguments, Batch):
         return size
     if isinstance(arguments, dict):
@@ -279,21 +259,8 @@ def one_image(arguments: Any, size: int = 1) -> Any:
     return arguments
 
 
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
-
-
-def in_order(target: Any, args: list[Any], options: dict[str, Any]) -> list[Any]:
-    """The positional arguments of an operation, those given by name taken out of `options`, and its defaults."""
-    schema = [a for a in target._schema.arguments if not a.kwarg_only]
-    given = list(args)
-    for argument in schema[len(args) :]:
-        default = argument.default_value if argument.has_default_value() else None
-        given.append(options.pop(argument.name, default))
-    return given
-
-
 def flat(value: Any) -> list[Any]:
+    """Everything in nested lists, tuples and dictionaries; a Value, which is a tuple, counts as one."""
     if isinstance(value, Value):
         return [value]
     if isinstance(value, dict):
@@ -301,10 +268,3 @@ def flat(value: Any) -> list[Any]:
     if isinstance(value, list | tuple | torch.Size):
         return [leaf for item in value for leaf in flat(item)]
     return [value]
-
-
-def same_size(a: Any, b: Any) -> bool:
-    """Whether two sizes are the same symbol; a size that was fixed is none."""
-    if isinstance(a, int) or isinstance(b, int):
-        return False
-    return a.node.expr == b.node.expr

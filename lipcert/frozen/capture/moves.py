@@ -1,4 +1,4 @@
-"""What torch's ways of moving entries become: views, permutations, slices, and everything that copies or pads."""
+"""What becomes of torch's operations that only move entries: views, permutations, slices, copies and padding."""
 
 from __future__ import annotations
 
@@ -8,26 +8,23 @@ from typing import Any
 import torch
 from torch import fx
 
-from lipcert.frozen.capture.arithmetic import halves_of_two_sided, maximum, paired, scaled, slices, without_batch
-from lipcert.frozen.capture.constants import Constant, map_constants
+from lipcert.frozen.capture.arithmetic import scaled
+from lipcert.frozen.capture.constants import map_constants
 from lipcert.frozen.capture.lowering import Batch, Lowering, Value, one_image, rule
-from lipcert.frozen.ops.joins import Concatenate
+from lipcert.frozen.capture.refusals import DROPOUT
+from lipcert.frozen.operation import Shape
 from lipcert.frozen.ops.moves import Permute, Rearrange, Reshape, Slice
-from lipcert.frozen.ops.pointwise import TwoSided
-from lipcert.frozen.ops.pooling import Sort
 
 
-def reshaped(low: Lowering, value: Value, shape: tuple[int, ...]) -> Value:
-    if value.shape == tuple(shape):
-        return value
-    return low.emit(Reshape, [value], shape)
+def reshaped(low: Lowering, value: Value, shape: Shape) -> Value:
+    return value if value.shape == tuple(shape) else low.emit(Reshape, [value], shape)
 
 
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as")
 def reshape(low: Lowering, node: fx.Node, x: Any, *_: Any, **__: Any) -> Value:
     value, shape = low.value(x), low.shape_of(node)
     if str(node.target).endswith("squeeze.default") and len(node.args) == 1:
-        raise low.refused("squeeze() drops the axis of the batch too, where that is one image; name the axis")
+        raise low.refused("squeeze() also removes the axis of a batch of one image; name the axis")
     if math.prod(shape) != math.prod(value.shape):
         raise low.refused("this view mixes the images of a batch; keep the batch as the first axis: flatten(1)")
     return reshaped(low, value, shape)
@@ -41,7 +38,7 @@ def same(low: Lowering, node: fx.Node, x: Any, **_: Any) -> Value:
 @rule("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
 def dropout(low: Lowering, node: fx.Node, x: Any, p: float = 0.5, train: bool = True) -> Value:
     if train and p:
-        raise low.refused("dropout that is on in evaluation is no fixed function; pass `training=self.training`")
+        raise low.refused(DROPOUT)
     return low.value(x)
 
 
@@ -70,10 +67,10 @@ def slice_(
     low: Lowering, node: fx.Node, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Value:
     value = low.value(x)
-    axis = dim % (len(value.shape) + 1) - 1
+    axis = low.axis(value.shape, dim)
     if axis < 0:
         if start not in (None, 0) or step != 1 or not (end is None or isinstance(end, Batch) or end >= 2**31):
-            raise low.refused("it takes some images of a batch only")
+            raise low.refused("it selects some images of a batch")
         return value
     entries = range(value.shape[axis])[slice(start, end, step)]
     if (entries.start, entries.stop, entries.step) == (0, value.shape[axis], 1):
@@ -86,128 +83,36 @@ def slice_(
 @rule("select", "narrow")
 def select(low: Lowering, node: fx.Node, x: Any, dim: int, start: int, length: int = 1) -> Value:
     value = low.value(x)
-    axis = dim % (len(value.shape) + 1) - 1
-    if axis < 0:
-        raise low.refused("it takes one image of a batch only")
+    axis = low.axis(value.shape, dim, "it selects one image of a batch")
     start %= value.shape[axis]
     shape = (*value.shape[:axis], length, *value.shape[axis + 1 :])
     piece = low.emit(Slice, [value], shape, axis=axis, start=start, stop=start + length, step=1)
     return reshaped(low, piece, low.shape_of(node))
 
 
+def slices(low: Lowering, value: Value, axis: int, sizes: list[int]) -> tuple[Value, ...]:
+    """The value cut into consecutive pieces along an axis."""
+    pieces, start = [], 0
+    for size in sizes:
+        shape = (*value.shape[:axis], size, *value.shape[axis + 1 :])
+        pieces.append(low.emit(Slice, [value], shape, axis=axis, start=start, stop=start + size, step=1))
+        start += size
+    return tuple(pieces)
+
+
 @rule("chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split")
 def split(low: Lowering, node: fx.Node, x: Any, sizes: Any, dim: int = 0) -> tuple[Value, ...]:
     value = low.value(x)
-    axis = dim % (len(value.shape) + 1) - 1
-    if axis < 0:
-        raise low.refused("it splits the batch")
+    axis = low.axis(value.shape, dim, "it splits the batch")
     return slices(low, value, axis, [int(piece.shape[axis + 1]) for piece in node.meta["val"]])
 
 
 @rule("unbind")
 def unbind(low: Lowering, node: fx.Node, x: Any, dim: int = 0) -> tuple[Value, ...]:
     value = low.value(x)
-    axis = dim % (len(value.shape) + 1) - 1
-    if axis < 0:
-        raise low.refused("it splits the batch")
+    axis = low.axis(value.shape, dim, "it splits the batch")
     shape = (*value.shape[:axis], *value.shape[axis + 1 :])
     return tuple(reshaped(low, piece, shape) for piece in slices(low, value, axis, [1] * value.shape[axis]))
-
-
-def as_value(low: Lowering, piece: Any) -> Value:
-    """A constant as a value that no image changes."""
-    if isinstance(piece, Value):
-        return piece
-    constant = low.constant(piece)
-    shape = tuple(constant.value.shape[1:])
-    nothing: dict[str, Constant | None] = {"index": low.constants.literal(torch.full(shape, -1))}
-    zero = low.emit(Rearrange, [Value(0, low.shape)], shape, nothing)
-    return scaled(low, zero, None, without_batch(low, constant, shape))
-
-
-@rule("cat", "concat", "concatenate")
-def concatenate(low: Lowering, node: fx.Node, pieces: Any, dim: int = 0) -> Value:
-    return joined(low, pieces, dim, low.shape_of(node))
-
-
-@rule("hstack")
-def hstack(low: Lowering, node: fx.Node, pieces: Any) -> Value:
-    return joined(low, pieces, 1, low.shape_of(node))
-
-
-def joined(low: Lowering, pieces: Any, dim: int, shape: tuple[int, ...]) -> Value:
-    axis = dim % (len(shape) + 1) - 1
-    if axis < 0:
-        raise low.refused("it joins batches")
-    values = [as_value(low, piece) for piece in pieces]
-    if len(values) == 1:
-        return values[0]
-    x = halves_of_two_sided(low, values)
-    if x is not None:
-        return low.emit(TwoSided, [x], shape, {"t": None}, function="relu", axis=axis)
-    return paired(low, values, axis, shape) or low.emit(Concatenate, values, shape, axis=axis)
-
-
-@rule("stack")
-def stack(low: Lowering, node: fx.Node, pieces: Any, dim: int = 0) -> Value:
-    shape = low.shape_of(node)
-    axis = dim % (len(shape) + 1) - 1
-    if axis < 0:
-        raise low.refused("it joins batches")
-    single = (*shape[:axis], 1, *shape[axis + 1 :])
-    values = [reshaped(low, as_value(low, piece), single) for piece in pieces]
-    return values[0] if len(values) == 1 else low.emit(Concatenate, values, shape, axis=axis)
-
-
-@rule("sort")
-def sort(low: Lowering, node: fx.Node, x: Any, *args: Any, **options: Any) -> tuple[Any, None]:
-    if "stable" in str(node.target):
-        args = args[1:] if args and isinstance(args[0], bool | None) else args
-    dim = options.get("dim", args[0] if args else -1)
-    descending = options.get("descending", args[1] if len(args) > 1 else False)
-    return sorted_along(low, low.value(x), dim, descending), None
-
-
-@rule("topk")
-def topk(
-    low: Lowering, node: fx.Node, x: Any, k: int, dim: int = -1, largest: bool = True, *_: Any
-) -> tuple[Any, None]:
-    return first_of(low, sorted_along(low, low.value(x), dim, largest), dim, k), None
-
-
-@rule("amax", "amin")
-def amax(low: Lowering, node: fx.Node, x: Any, dim: Any = (), keepdim: bool = False) -> Value:
-    value = low.value(x)
-    axes = dim if isinstance(dim, list | tuple) else [dim]
-    if not axes:
-        raise low.refused("it takes the largest entry of the whole batch")
-    for axis in axes:
-        value = first_of(low, sorted_along(low, value, axis, "amax" in str(node.target)), axis, 1)
-    return reshaped(low, value, low.shape_of(node))
-
-
-@rule("max", "min")
-def largest(low: Lowering, node: fx.Node, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
-    if str(node.target).endswith(".other"):
-        return maximum(low, node, x, dim)
-    if dim is None:
-        raise low.refused("it takes the largest entry of the whole batch")
-    value = first_of(low, sorted_along(low, low.value(x), dim, ".max." in str(node.target)), dim, 1)
-    shape = tuple(int(n) for n in node.meta["val"][0].shape[1:])
-    return reshaped(low, value, shape), None
-
-
-def sorted_along(low: Lowering, value: Value, dim: int, descending: bool) -> Value:
-    axis = dim % (len(value.shape) + 1) - 1
-    if axis < 0:
-        raise low.refused("it sorts the images of a batch")
-    return low.emit(Sort, [value], value.shape, axis=axis, descending=bool(descending))
-
-
-def first_of(low: Lowering, value: Value, dim: int, k: int) -> Value:
-    axis = dim % (len(value.shape) + 1) - 1
-    shape = (*value.shape[:axis], k, *value.shape[axis + 1 :])
-    return low.emit(Slice, [value], shape, axis=axis, start=0, stop=k, step=1)
 
 
 @rule(
@@ -219,7 +124,7 @@ def first_of(low: Lowering, value: Value, dim: int, k: int) -> Value:
     *("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d"),
 )
 def rearrange(low: Lowering, node: fx.Node, x: Any, *args: Any, **options: Any) -> Value:
-    """Whatever only moves entries is run once, on the numbers of the entries of three images."""
+    """Runs an operation that only moves entries on three images whose entries are numbered: the result is the index."""
     value, shape = low.value(x), low.shape_of(node)
     count = math.prod(value.shape)
     numbers = torch.arange(1.0, 3 * count + 1, dtype=torch.float64).view(3, *value.shape)
@@ -247,9 +152,9 @@ def rearrange(low: Lowering, node: fx.Node, x: Any, *args: Any, **options: Any) 
 
 @rule("index")
 def index(low: Lowering, node: fx.Node, x: Any, indices: Any) -> Value:
-    """Entries chosen by constants, as in x[:, [2, 0, 1]]."""
+    """Entries that constants select, as in x[:, [2, 0, 1]]."""
     if not indices or indices[0] is not None:
-        raise low.refused("it takes some images of a batch only")
+        raise low.refused("it selects some images of a batch")
     if any(isinstance(i, Value) for i in indices):
         raise low.refused("it chooses by the values of the image")
     return rearrange(low, node, x, indices)

@@ -1,4 +1,4 @@
-"""Why some operations have no place in a network with a bound, and the way out."""
+"""Why some operations cannot be part of a network that has a bound, and what to use instead."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Refused(ValueError):
-    """The module computes something that is not in the table of operations. The message names it and the way out."""
+    """The module computes what is not in the table of operations. The message, one line, names it and the way out."""
 
 
 SCALES = "divides by the spread of its own input, which has no finite Lipschitz constant where that is small"
@@ -15,8 +15,9 @@ PRODUCT = "a product of two activations grows with both: it has no finite Lipsch
 ATTENTION = f"attention multiplies activations: {PRODUCT}"
 STEP = "a comparison of activations is a step: it has no finite slope; write relu, leaky_relu, clamp or maximum"
 MATRIX = "write it as a matrix product, nn.Linear or a convolution"
-LENGTH = "a norm has no rule by itself; torch.cdist gives distances to fixed points, lipcert.layers.NormPool2d norms"
-RANDOM = "it draws random numbers (a dropout that is left on?), so that the network is no fixed function"
+LENGTH = "a norm has no rule by itself; torch.cdist has distances to fixed points, lipcert.layers.NormPool2d norms"
+RANDOM = "it draws random numbers (is a dropout left on?), so that the network is no fixed function"
+DROPOUT = "a dropout that is on in evaluation is no fixed function; pass `training=self.training`"
 BATCH = "normalisation by the batch's own statistics is no fixed function; keep running statistics"
 
 REASONS: dict[str, str] = {
@@ -84,13 +85,19 @@ HOPELESS = frozenset(
 
 
 def because(target: Any) -> str:
-    """The reason why an operation is refused, with its name."""
+    """Why an operation of torch is refused, with its name."""
     name = operation_name(target)
     reason = REASONS.get(name, "it is not in the table of operations (docs/operations.md)")
     return f"`{name}` can't be certified: {reason}"
 
 
 def operation_name(target: Any) -> str:
-    """As in aten.layer_norm.default: layer_norm."""
+    """The name without its parts: `layer_norm` for aten.layer_norm.default."""
     parts = str(target).split(".")
     return (parts[1] if len(parts) > 2 else parts[0]).removesuffix("_")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line of at most 300 characters; its type where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""The closed list of operations: what is not in `OPERATIONS` cannot be frozen, bounded, read from a file or run."""
+"""The closed table of operations: nothing else can be frozen, evaluated, bounded or read from a file."""
 
 from lipcert.frozen.operation import Operation
 from lipcert.frozen.ops.affine import Affine

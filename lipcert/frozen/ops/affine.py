@@ -1,4 +1,4 @@
-"""What all linear operations share, and the entrywise one."""
+"""The rules that all linear operations share, and the operation that scales and shifts each entry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lipcert.contracts import Norm
 from lipcert.frozen.arithmetic import Arithmetic
-from lipcert.frozen.operation import UP, Box, Operation, Shape, expect, largest, outward
+from lipcert.frozen.operation import UP, Box, Operation, Shape, expect_broadcast, largest, outward
 
 if TYPE_CHECKING:
     from lipcert.frozen.lipschitz import Walk
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LinearMap(Operation):
-    """x ↦ Wx + b. A subclass says how W and |W| are applied; the rules of boxes and rounding follow from that."""
+    """x ↦ Wx + b. A subclass says how W and |W| are applied, and the rules of boxes and rounding follow from that."""
 
     def linear(self, x: Tensor) -> Tensor:
         """Wx."""
@@ -30,20 +30,20 @@ class LinearMap(Operation):
         raise NotImplementedError
 
     def offset(self) -> Tensor | None:
-        """b, of a shape that broadcasts to the value's; None for 0."""
+        """b, in a shape that broadcasts to that of the value; None for 0."""
         return None
 
     @property
     def fan_in(self) -> int:
-        """How many products an entry of the value sums at most."""
+        """The largest number of products that are summed in one entry of the value."""
         raise NotImplementedError
 
     def growth(self, norm: Norm) -> float:
-        """The norm of |W| from above."""
+        """An upper bound of the norm of |W|."""
         raise NotImplementedError
 
     def input_shape(self) -> Shape:
-        """Of the one input that it fits."""
+        """The shape of the input."""
         raise NotImplementedError
 
     def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
@@ -64,7 +64,7 @@ class LinearMap(Operation):
         return self.magnitudes(errors[0]) * UP
 
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
-        """8·γ_{n+2} of |W||x| + |b|: any order of summation, and whatever blocking a library's convolution uses."""
+        """8·γ_{n+2}·(|W||x| + |b|): this holds for any order of summation, and for any blocking of a convolution."""
         (x,) = sizes
         reach = self.magnitudes(x + arithmetic.tiny) + self._offset_size()
         flushed = self.magnitudes(torch.full_like(x, arithmetic.tiny))  # inputs that are flushed to zero
@@ -73,7 +73,7 @@ class LinearMap(Operation):
         )
 
     def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
-        """Higham, §3.5: |W| times the input's norm, where `rounded` takes every entry for as large as the largest."""
+        """The norm of |W| times that of the input (Higham, §3.5)."""
         (size,) = lengths
         growth, offset = self.growth(norm), self.offset()
         flushed = growth * ones(self.input_shape(), norm) * arithmetic.tiny
@@ -82,7 +82,7 @@ class LinearMap(Operation):
         return (8 * arithmetic.gamma(self.fan_in + 2) * reach + flushed + below) * UP
 
     def pull_back(self, shape: Shape, weights: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
-        """Wᵀ, by the derivative of `linear`; entries of no weight stay exactly 0."""
+        """Wᵀ, as the derivative of `linear`; the weight of an entry that W does not read stays exactly 0."""
         pulled = transposed(self.linear, shape, weights)
         size = transposed(self.magnitudes, shape, weights.abs() + errors)
         reached = transposed(self.magnitudes, shape, (weights.abs() + errors > 0).to(weights)) > 0
@@ -92,7 +92,7 @@ class LinearMap(Operation):
         return pulled, below + relative * size + reached.to(weights) * 2.0**-1000
 
     def _underflow(self, arithmetic: Arithmetic) -> float:
-        """Of products, sums and weights that are flushed to zero; the latter count times the input."""
+        """The loss to products, sums and weights that are flushed to zero, for an input of at most 1."""
         return 4 * (self.fan_in + 1) * arithmetic.tiny
 
     def _offset_size(self) -> Tensor | float:
@@ -104,7 +104,7 @@ class LinearMap(Operation):
 class Affine(Operation):
     """x ↦ scale·x + shift, entry by entry, with constants that broadcast to the shape of x.
 
-    A batch normalisation in evaluation is one, and so are sums and products with constants.
+    Batch normalisation in evaluation mode is such an operation, and so are sums and products with constants.
     """
 
     scale: Tensor | None
@@ -119,7 +119,7 @@ class Affine(Operation):
 
     def result_shape(self, *shapes: Shape) -> Shape:
         for constant in self.constants().values():
-            expect(broadcasts(constant.shape, shapes[0]), f"a constant of {tuple(constant.shape)} widens {shapes[0]}")
+            expect_broadcast(constant, shapes[0])
         return shapes[0]
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
@@ -130,12 +130,12 @@ class Affine(Operation):
         if part is not None and not bool(part.any()):
             return 0.0
         before, rows = walk.operation(i), self.rows_of(walk)
-        if rows is not None:  # both are one linear map, whose norm may be far below the product of theirs
+        if rows is not None:  # both are one linear map, whose norm may be far below the product of their norms
             return before.scaled_lipschitz(walk, i, part, rows, number)  # type: ignore[union-attr]
         return walk.product(walk.steepest(self.scale, self.shape, part), walk.constant(i, part))
 
     def rows_of(self, walk: Walk) -> Tensor | None:
-        """The scale as one number for each output row of the linear layer before; None where it is not that."""
+        """The scale as one number for each row of the linear operation before it; None where it is not of that form."""
         before = walk.operation(self.inputs[0])
         if self.scale is None or not hasattr(before, "scaled_lipschitz"):
             return None
@@ -148,7 +148,7 @@ class Affine(Operation):
         if not arithmetic.unit:
             return low, high
         size = largest((low, high))
-        if self.scale is None:  # one rounding, relative to its own result
+        if self.scale is None:  # one rounding, relative to the result
             return outward(low, high, 2 * arithmetic.unit * size + 4 * arithmetic.tiny)
         return outward(low, high, self.rounded(arithmetic, size, largest(boxes[0])))
 
@@ -176,7 +176,7 @@ class Affine(Operation):
 
 
 def per_row(scale: Tensor, shape: Shape, before: Operation) -> Tensor | None:
-    """`scale` as one number an output row of the linear operation before it; None where it is not that."""
+    """`scale` as one number for each row of the linear operation `before`; None where it is not of that form."""
     axis = before.row_axis() if hasattr(before, "row_axis") else 0
     wide = (1,) * (len(shape) - scale.dim()) + tuple(scale.shape)
     if any(n != 1 for k, n in enumerate(wide) if k != axis % len(shape)):
@@ -185,20 +185,20 @@ def per_row(scale: Tensor, shape: Shape, before: Operation) -> Tensor | None:
 
 
 def transposed(linear: Any, shape: Shape, weights: Tensor) -> Tensor:
-    """(R, *shape): the adjoint of a linear function of a batch, applied to (R, …)."""
+    """The adjoint of a linear function of a batch, applied to weights (R, …): (R, *shape)."""
     with torch.enable_grad():
         x = torch.zeros((len(weights), *shape), dtype=weights.dtype, requires_grad=True)
         return torch.autograd.grad(linear(x), x, weights)[0]
 
 
 def spread(entries: Tensor, shape: Shape, norm: Norm) -> float:
-    """The norm, rounded up, of a constant that is broadcast to `shape`."""
+    """The norm, rounded up, of a constant broadcast to `shape`."""
     return length(entries.expand(shape), norm)
 
 
 def length(x: Tensor, norm: Norm) -> float:
-    """The norm of all entries of x, rounded up. Squares of 2⁻⁵⁴⁰ are 0, so that they are scaled before; below 2⁻¹⁰²²
-    roundings are not relative, so that no length but 0 is smaller."""
+    """The norm of all entries of x, rounded up. Entries are scaled first, as the square of 2⁻⁵⁴⁰ is 0; below 2⁻¹⁰²²
+    rounding errors are not relative, so that no length but 0 is smaller than that."""
     x = x.detach().flatten().abs()
     most = float(x.max()) if len(x) else 0.0
     if norm is Norm.LINF or most == 0 or not math.isfinite(most):
@@ -209,14 +209,8 @@ def length(x: Tensor, norm: Norm) -> float:
 
 
 def top(x: Tensor) -> Tensor:
-    """(B, 1, …): the largest entry of each of a batch."""
+    """The largest entry of each tensor in a batch, (B, 1, …)."""
     return x.flatten(1).amax(1).view(-1, *[1] * (x.dim() - 1))
-
-
-def broadcasts(constant: Shape, shape: Shape) -> bool:
-    """Whether a constant of one shape broadcasts to another without widening it."""
-    sides = zip(reversed(constant), reversed(shape), strict=False)
-    return len(constant) <= len(shape) and all(n in (1, m) for n, m in sides)
 
 
 def ones(shape: Shape, norm: Norm) -> float:

@@ -24,8 +24,8 @@ TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Convolution(LinearMap):
-    """Weight (C', C/groups, *kernel), bias (C',): images (C, *size) to (C', *size'). Padding with anything but zeros is
-    an operation of its own before it."""
+    """From images (C, *size) to (C', *size'), with a weight (C', C/groups, *kernel) and a bias (C',). Padding that is
+    not by zeros is a separate operation before it."""
 
     weight: Tensor
     bias: Tensor | None
@@ -60,7 +60,7 @@ class Convolution(LinearMap):
 
     @property
     def channels(self) -> int:
-        """Of the input, in each group."""
+        """The number of input channels in each group."""
         return self.weight.shape[1]
 
     def row_axis(self) -> int:
@@ -75,28 +75,26 @@ class Convolution(LinearMap):
     def result_shape(self, *shapes: Shape) -> Shape:
         (shape,), axes = shapes, len(self.size)
         self._check(shape, axes)
-        expect(self.weight.shape[0] % self.groups == 0, f"{self.groups} groups of {self.weight.shape[0]} channels")
         geometry = zip(self.size, self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
         sides = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in geometry)
-        expect(min(sides) > 0, f"a kernel of {tuple(self.weight.shape[2:])} does not fit {shape}")
+        expect(min(sides) > 0, f"a kernel of {tuple(self.weight.shape[2:])} does not fit into {shape}")
         return (self.weight.shape[0], *sides)
 
     def _check(self, shape: Shape, axes: int) -> None:
         lists = (self.size, self.stride, self.padding, self.dilation)
-        expect(axes in FORWARD and self.weight.dim() == axes + 2 and 0 not in self.weight.shape, "no convolution")
-        expect(
-            all(len(values) == axes for values in lists), "stride, padding and dilation have one number an axis each"
-        )
-        expect(
-            self.groups > 0 and min(self.stride + self.dilation) > 0 and min(self.padding) >= 0,
-            "an impossible geometry",
-        )
+        fits = axes in FORWARD and self.weight.dim() == axes + 2 and 0 not in self.weight.shape
+        expect(fits, "the weight is not that of a convolution")
+        each = all(len(values) == axes for values in lists)
+        expect(each, "stride, padding and dilation do not have one number for each axis")
+        possible = self.groups > 0 and min(self.stride + self.dilation) > 0 and min(self.padding) >= 0
+        expect(possible, "the geometry is impossible")
         geometry = zip(self.size, self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
         reach = math.prod(n + s + 2 * p + d * k for n, k, s, p, d in geometry)  # what bounds of its norm go through
-        expect(reach < 1 << 31, "a geometry of billions of entries")
-        expect(shape == self.input_shape(), f"images of {self.input_shape()} are due, not {shape}")
+        expect(reach < 1 << 31, "the geometry has billions of entries")
+        expect(shape == self.input_shape(), f"it takes images of {self.input_shape()}, not {shape}")
+        expect(self.weight.shape[0] % self.groups == 0, f"{self.groups} groups of {self.weight.shape[0]} channels")
         outputs = self.result_channels()
-        expect(self.bias is None or self.bias.shape == (outputs,), "a bias that does not fit its weight")
+        expect(self.bias is None or self.bias.shape == (outputs,), "the bias does not fit the weight")
 
     def result_channels(self) -> int:
         return self.weight.shape[0]
@@ -107,8 +105,8 @@ class Convolution(LinearMap):
     def scaled_lipschitz(
         self, walk: Walk, number: int, part: Tensor | None, rows: Tensor | None = None, by: int = 0
     ) -> Any:
-        """Of the map with its output channels times `rows`, as the `by`-th operation does, in one. A part counts with
-        all positions of a channel."""
+        """The constant of this operation and the scaling of its output channels by `rows`, which is the `by`-th
+        operation, measured as one operator. A part counts as all positions of its channels."""
         blocks = []
         for group, kept in self._kept(part):
 
@@ -123,7 +121,7 @@ class Convolution(LinearMap):
         return walk.side_by_side(number, blocks)
 
     def _kept(self, part: Tensor | None) -> list[tuple[int, Tensor | None]]:
-        """The groups that a part lies in, each with the output channels of it that it asks for (None: all)."""
+        """The groups that a part lies in, each with those of its output channels that the part needs (None: all)."""
         if part is None:
             return [(group, None) for group in range(self.groups)]
         channels = part.reshape(self.groups, self.result_channels() // self.groups, -1).any(2)
@@ -182,13 +180,12 @@ class TransposedConvolution(Convolution):
     def result_shape(self, *shapes: Shape) -> Shape:
         (shape,), axes = shapes, len(self.size)
         self._check(shape, axes)
-        expect(self.weight.shape[0] % self.groups == 0, f"{self.groups} groups of {self.weight.shape[0]} channels")
-        expect(len(self.output_padding) == axes and min(self.output_padding) >= 0, "an impossible output padding")
+        expect(len(self.output_padding) == axes and min(self.output_padding) >= 0, "the output padding is impossible")
         limits = zip(self.output_padding, self.stride, self.dilation, strict=True)
-        expect(all(o < max(s, d) for o, s, d in limits), "an output padding of at least the stride and the dilation")
+        expect(all(o < max(s, d) for o, s, d in limits), "the output padding is not below the stride or the dilation")
         lists = (self.size, self.weight.shape[2:], self.stride, self.padding, self.dilation, self.output_padding)
         sides = tuple((n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, k, s, p, d, o in zip(*lists, strict=True))
-        expect(min(sides) > 0, f"nothing is left of {shape}")
+        expect(min(sides) > 0, f"the padding leaves nothing of {shape}")
         return (self.result_channels(), *sides)
 
     def _rows(self, weight: Tensor, kept: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lipcert.contracts import Norm
 from lipcert.frozen.arithmetic import Arithmetic
-from lipcert.frozen.operation import UP, Box, Operation, Shape, expect, largest, outward
+from lipcert.frozen.operation import UP, Box, Operation, Shape, expect, largest
 from lipcert.kernels import linf_bounds, lp_distance
 from lipcert.kernels.convolution import linf_bounds_conv2d, lp_distance_conv2d
 from lipcert.kernels.neighbours import class_distances
@@ -20,37 +20,37 @@ if TYPE_CHECKING:
     from lipcert.frozen.lipschitz import Walk
 
 ORDERS = {Norm.L1: 1.0, Norm.L2: 2.0, Norm.LINF: math.inf}
-ENTRIES = 1 << 24  # of differences at a time
+ENTRIES = 1 << 24  # of differences that are held at a time
 
 
 def widening(p: float, norm: Norm, entries: int) -> float:
-    """‖x‖_p is at most this times ‖x‖ in `norm`, for x of so many entries."""
+    """The smallest c with ‖x‖_p ≤ c·‖x‖ in `norm`, rounded up, for x of so many entries."""
     excess = 1 / p - 1 / ORDERS[norm]
     return entries**excess * UP if excess > 0 else 1.0
 
 
 class _Distances(Operation):
-    """What distances have in common. An entry of the value sees `seen` entries of the input."""
+    """The rules that operations of distances in l_p share."""
 
     weight: Tensor
     p: float
 
     def one_by_one(self, walk: Walk, part: Tensor | None, need: Tensor | None, seen: int, copies: int) -> Any:
-        """Each distance moves by no more than what it is measured to does, in l_p. Together, an entry of the input
-        counts as often as distances see it: `copies` times."""
+        """The constant of several distances. Each reads `seen` entries of the input and moves by no more than these do
+        in l_p; an entry that several of them read counts `copies` times."""
         return walk.product(widening(self.p, walk.norm, seen), walk.copied(copies), walk.constant(self.inputs[0], need))
 
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
-        """At p = ∞ one difference rounds, and the largest is exact; otherwise powers, sums and roots round too."""
+        """At p = ∞ a difference rounds once, and the maximum is exact; otherwise powers, sums and roots round too."""
         if self.p == math.inf:
             return 4 * arithmetic.unit * size + 8 * arithmetic.tiny
         n = self.weight[0].numel()
         lost = (4 * n + 8) * arithmetic.tiny if self.p == 1 else math.sqrt((4 * n + 8) * arithmetic.tiny)
         own = 8 * arithmetic.gamma(n + 8) * (size + self.spread_of(sizes[0])) + lost
-        return own.where(size.square() < arithmetic.largest / 4, math.inf)  # squares overflow
+        return own.where(size.square() < arithmetic.largest / 4, math.inf)  # if squares overflow
 
     def spread_of(self, size: Tensor) -> Tensor:
-        """A norm of each input: by how much its flushed entries count."""
+        """The l_p norm of each input."""
         return torch.linalg.vector_norm(size.flatten(1), self.p, dim=1, keepdim=True)
 
 
@@ -69,9 +69,9 @@ class Distance(_Distances):
         return torch.cdist(x, self.weight, self.p, compute_mode="donot_use_mm_for_euclid_dist")
 
     def result_shape(self, *shapes: Shape) -> Shape:
-        expect(self.p in ORDERS.values(), f"distances are known at p = 1, 2 and ∞, not at {self.p}")
+        expect(self.p in ORDERS.values(), f"p is {self.p}, not 1, 2 or ∞")
         fits = self.weight.dim() == 2 and 0 not in self.weight.shape and shapes[0] == (self.weight.shape[1],)
-        expect(fits, f"points of {tuple(self.weight.shape)} for {shapes[0]}")
+        expect(fits, f"a weight of {tuple(self.weight.shape)} does not fit {shapes[0]}")
         return (self.weight.shape[0],)
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
@@ -84,15 +84,13 @@ class Distance(_Distances):
             lower, upper = linf_bounds(low, high, self.weight)
         else:
             lower, upper = self._bounds(low, high)
-        if not arithmetic.unit:
-            return lower, upper
-        return outward(lower, upper, 2 * self.rounded(arithmetic, upper, largest((low, high))))
+        return self.rounded_outward(arithmetic, (lower, upper), boxes)
 
     def _bounds(self, low: Tensor, high: Tensor) -> Box:
         step = max(1, ENTRIES // (len(low) * self.weight.shape[1]))
         lower, upper = [], []
         for points in self.weight.split(step):
-            below, above = points - low[:, None], high[:, None] - points  # how far a point lies within, on each side
+            below, above = (points - low[:, None], high[:, None] - points)  # how far a point lies inside
             outside = torch.maximum(-below, -above).clamp_min(0)
             lower.append(torch.linalg.vector_norm(outside, self.p, dim=2))
             upper.append(torch.linalg.vector_norm(torch.maximum(below.abs(), above.abs()), self.p, dim=2))
@@ -101,12 +99,12 @@ class Distance(_Distances):
     def moved(self, *errors: Tensor) -> Tensor:
         if self.p == math.inf:
             return errors[0].amax(1, keepdim=True).expand(-1, *self.shape)
-        return errors[0].sum(1, keepdim=True).expand(-1, *self.shape) * UP  # no norm in l_p is larger, nor underflows
+        return errors[0].sum(1, keepdim=True).expand(-1, *self.shape) * UP  # at least the l_p norm
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DistanceConvolution(_Distances):
-    """‖patch − w_i‖_∞ at every position of a zero-padded image; weight (C', C/groups, k, k)."""
+    """‖patch − w_i‖_∞ at every position of a zero-padded image, with a weight (C', C/groups, k, k)."""
 
     weight: Tensor
     stride: int
@@ -120,30 +118,27 @@ class DistanceConvolution(_Distances):
 
     def result_shape(self, *shapes: Shape) -> Shape:
         (shape,), weight = shapes, self.weight.shape
-        expect(len(weight) == 4 and weight[2] == weight[3] and 0 not in weight, "filters (C', C/groups, k, k) are due")
-        expect(self.stride > 0 and self.padding >= 0 and self.groups > 0, "an impossible geometry")
+        expect(len(weight) == 4 and weight[2] == weight[3] and 0 not in weight, f"a weight of {tuple(weight)}")
+        expect(self.stride > 0 and self.padding >= 0 and self.groups > 0, "the geometry is impossible")
+        padded = math.prod(shape[:1]) * math.prod(n + 2 * self.padding for n in shape[1:])
+        expect(padded < 1 << 31, "the geometry has billions of entries")
         fits = len(shape) == 3 and shape[0] == weight[1] * self.groups and weight[0] % self.groups == 0
-        expect(fits, f"filters {tuple(weight)} in {self.groups} groups on {shape}")
+        expect(fits, f"a weight of {tuple(weight)} in {self.groups} groups does not fit {shape}")
         sides = tuple((n + 2 * self.padding - weight[2]) // self.stride + 1 for n in shape[1:])
-        expect(min(sides) > 0, f"a filter of {weight[2]} does not fit {shape}")
+        expect(min(sides) > 0, f"a filter of {weight[2]} does not fit into {shape}")
         return (weight[0], *sides)
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
-        (channels, *_), (outputs, per_group, k, _) = walk.shape(self.inputs[0]), self.weight.shape
+        (channels, *sides), (outputs, per_group, k, _) = walk.shape(self.inputs[0]), self.weight.shape
         chosen = torch.ones(outputs, dtype=torch.bool) if part is None else part.flatten(1).any(1)
         filters = chosen.view(self.groups, -1).sum(1)
-        need = (
-            (filters > 0).repeat_interleave(per_group)[:, None, None].expand(channels, *walk.shape(self.inputs[0])[1:])
-        )
+        need = (filters > 0).repeat_interleave(per_group)[:, None, None].expand(channels, *sides)
         copies = int(filters.max()) * (-(-k // self.stride)) ** 2
         return self.one_by_one(walk, part, need, per_group * k * k, copies)
 
     def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
         geometry = (self.stride, self.padding, self.groups)
-        lower, upper = linf_bounds_conv2d(*boxes[0], self.weight, *geometry)
-        if not arithmetic.unit:
-            return lower, upper
-        return outward(lower, upper, 2 * self.rounded(arithmetic, upper, largest(boxes[0])))
+        return self.rounded_outward(arithmetic, linf_bounds_conv2d(*boxes[0], self.weight, *geometry), boxes)
 
     def moved(self, *errors: Tensor) -> Tensor:
         return errors[0].flatten(1).amax(1).view(-1, 1, 1, 1).expand(-1, *self.shape)
@@ -151,9 +146,9 @@ class DistanceConvolution(_Distances):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NearestNeighbour(Operation):
-    """y_k = −(l2 distance to the nearest of the `images` that are labelled k); −∞ where there are none.
+    """y_k = −(l2 distance to the nearest of the `images` with label k); −∞ where no image has that label.
 
-    `images` (N, C, H, W) are bytes of 0 to 255 that stand for 0 to 1; `labels` (N,) lie below `classes`.
+    `images` (N, C, H, W) are bytes, from 0 for 0 to 255 for 1; `labels` (N,) are below `classes`.
     """
 
     images: Tensor
@@ -166,15 +161,16 @@ class NearestNeighbour(Operation):
         return class_distances(values[0], self.images, self.labels, self.classes)
 
     def result_shape(self, *shapes: Shape) -> Shape:
-        expect(self.images.dtype == torch.uint8 and self.labels.dtype == torch.int64, "bytes and whole numbers are due")
-        expect(self.images.dim() > 1 and tuple(self.images.shape[1:]) == shapes[0], f"images of {shapes[0]} are due")
-        expect(self.labels.shape == self.images.shape[:1] and self.classes > 0, "a label an image is due")
+        types, own = (self.images.dtype, self.labels.dtype), tuple(self.images.shape[1:])
+        expect(types == (torch.uint8, torch.int64), "the images are not bytes, or the labels are not integers")
+        expect(self.images.dim() > 1 and own == shapes[0], f"images of {own} do not fit {shapes[0]}")
+        expect(self.labels.shape == self.images.shape[:1] and self.classes > 0, "there is not one label for each image")
         inside = len(self.labels) == 0 or (int(self.labels.min()) >= 0 and int(self.labels.max()) < self.classes)
-        expect(inside, f"labels from 0 to {self.classes - 1} are due")
+        expect(inside, f"a label is not between 0 and {self.classes - 1}")
         return (self.classes,)
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
-        """A distance to the nearest of some points moves by no more than the image."""
+        """The distance to the nearest of several points moves by no more than the image does."""
         copies = self.classes if part is None else int(part.sum())
         gain = widening(2.0, walk.norm, self.images[0].numel() if len(self.images) else 1)
         return walk.product(gain, walk.copied(copies), walk.constant(self.inputs[0]))
@@ -190,11 +186,11 @@ class NearestNeighbour(Operation):
         return errors[0].flatten(1).sum(1, keepdim=True).expand(-1, self.classes) * UP
 
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
-        """The search rounds: a point chosen may be farther than the nearest by √(its error in the squared distance)."""
+        """The point that the search finds may be farther than the nearest by √(error of a squared distance)."""
         n = max(1, sizes[0].numel() // len(sizes[0]))
         longest = float(sizes[0].flatten(1).norm(dim=1).max()) + math.sqrt(n)
-        if not longest * longest < arithmetic.largest / 8:  # the squares of the search overflow
+        if not longest * longest < arithmetic.largest / 8:  # if squares overflow
             return torch.full((len(sizes[0]), self.classes), math.inf, dtype=sizes[0].dtype)
         squared = 2 * arithmetic.gamma(n + 8) * longest * longest + (8 * n + 16) * arithmetic.tiny
-        local = math.sqrt(squared) + 8 * arithmetic.gamma(n + 8) * longest + 2e-15  # √1e-30 under the root: see there
+        local = math.sqrt(squared) + 8 * arithmetic.gamma(n + 8) * longest + 2e-15  # it adds 1e-30 under the root
         return torch.full((len(sizes[0]), self.classes), local * UP, dtype=sizes[0].dtype)

@@ -1,8 +1,8 @@
-"""The nonlinear functions of one number: how each is evaluated, its steepest slope, and where it turns.
+"""The nonlinear functions of one number: how each is evaluated, its largest slope, and its turning points.
 
-A slope is the largest |f'| over all real numbers, for the parameters given. A function turns where it is neither rising
-nor falling; between its turning points it is monotone, so that it maps an interval onto that of its values at the ends
-and at the turning points in between. What never turns rises.
+The slope is the largest |f'| over all real numbers, for the given parameters. Between two turning points a function is
+monotone, so that it maps an interval onto the range of its values at the ends and at the turning points in between. A
+function without turning points is increasing.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Function:
-    """`evaluate(x, *parameters)`, entry by entry; `slope(*parameters)` from above; `turns(*parameters)`.
+    """A function by `evaluate(x, *parameters)`, entry by entry.
 
-    exact    nothing is rounded: each value is 0, x, −x or a parameter
-    periodic it turns infinitely often, and its values lie in [−1, 1]
+    slope     `slope(*parameters)`, an upper bound of its slope
+    turns     `turns(*parameters)`, its turning points
+    exact     whether nothing is rounded: each value is 0, x, −x or a parameter
+    periodic  whether it has infinitely many turning points, and values in [−1, 1]
     """
 
     text: str
@@ -43,7 +45,7 @@ def _softplus(x: Tensor, beta: float) -> Tensor:
     return (scaled.clamp_min(0) + (-scaled.abs()).exp().log1p()) / beta
 
 
-# x·Φ(x) is steepest at x = √2; x·sigmoid(x), its tanh form and x·tanh(softplus(x)): by search in mpmath, rounded up
+# x·Φ(x) is steepest at x = √2; the slopes of gelu_tanh, silu and mish were found by search in mpmath and rounded up
 GELU = 0.5 + math.erf(1) / 2 + math.exp(-1) / math.sqrt(math.pi) + 1e-15
 ERF = 2 / math.sqrt(math.pi) + 1e-15
 
@@ -97,20 +99,20 @@ FUNCTIONS: dict[str, Function] = {
 
 
 def check(name: str, parameters: tuple[float, ...]) -> None:
-    """ValueError where a function is unknown, or with these parameters none that has a Lipschitz constant."""
+    """Raises ValueError where a function is unknown, or has no Lipschitz constant with these parameters."""
     if name not in FUNCTIONS:
-        raise ValueError(f"there is no function `{name}`")
+        raise ValueError(f"`{name}` is not a known function")
     function = FUNCTIONS[name]
     if len(parameters) != len(function.parameters) or any(p != p for p in parameters):
-        raise ValueError(f"`{name}` takes the numbers {function.parameters}, got {parameters}")
+        raise ValueError(f"`{name}` takes the parameters {function.parameters}, not {parameters}")
     if name == "clamp":
         if parameters[0] > parameters[1]:
-            raise ValueError(f"`clamp` needs low ≤ high, got {parameters}")
+            raise ValueError(f"`clamp` needs low ≤ high, not {parameters}")
         return
     slope = function.slope(*parameters)
     positive = {"softplus": "beta", "softshrink": "lambda"}
     if name in positive and not 0 < parameters[0] < math.inf and not (name == "softshrink" and parameters[0] == 0):
-        raise ValueError(f"`{name}` needs a positive {positive[name]}, got {parameters[0]}")
+        raise ValueError(f"`{name}` needs a positive {positive[name]}, not {parameters[0]}")
     if not all(math.isfinite(p) for p in parameters) or not math.isfinite(slope):
         raise ValueError(f"`{name}` with {parameters} has no finite slope")
 
@@ -120,10 +122,10 @@ def value_at(name: str, x: float, parameters: tuple[float, ...]) -> float:
 
 
 def bounds_between(name: str, low: Tensor, high: Tensor, parameters: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-    """The smallest and the largest value over low ≤ x ≤ high, as far as rounding goes."""
+    """The smallest and the largest value for low ≤ x ≤ high, up to rounding errors."""
     function = FUNCTIONS[name]
     ends = [function.evaluate(end, *parameters) for end in (low, high)]
-    if not function.turns(*parameters) and not function.periodic:  # it rises
+    if not function.turns(*parameters) and not function.periodic:  # it is increasing
         return ends[0], ends[1]
     least, most = torch.minimum(*ends), torch.maximum(*ends)
     if function.periodic:

@@ -10,11 +10,16 @@ from torch import Tensor
 
 from lipcert.contracts import Norm
 from lipcert.frozen.arithmetic import Arithmetic
-from lipcert.frozen.operation import UP, Box, Operation, Ordering, Shape, expect, largest, outward
-from lipcert.frozen.ops.affine import broadcasts, ones
+from lipcert.frozen.operation import UP, Box, Operation, Ordering, Shape, expect, expect_axis, expect_broadcast
+from lipcert.frozen.ops.affine import ones
 
 if TYPE_CHECKING:
     from lipcert.frozen.lipschitz import Walk
+
+
+def expect_same(shapes: tuple[Shape, ...]) -> None:
+    """Raises ValueError where two inputs differ in shape: nothing broadcasts."""
+    expect(shapes[0] == shapes[1], f"{shapes[0]} and {shapes[1]} are not the same shape")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,7 +34,7 @@ class Add(Operation):
         return values[0] - values[1] if self.minus else values[0] + values[1]
 
     def result_shape(self, *shapes: Shape) -> Shape:
-        expect(shapes[0] == shapes[1], f"a sum of {shapes[0]} and {shapes[1]} broadcasts")
+        expect_same(shapes)
         return shapes[0]
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
@@ -38,9 +43,7 @@ class Add(Operation):
     def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
         (a, b), (c, d) = boxes
         low, high = (a - d, b - c) if self.minus else (a + c, b + d)
-        if not arithmetic.unit:
-            return low, high
-        return outward(low, high, self.rounded(arithmetic, largest((low, high)), largest((a, b)), largest((c, d))))
+        return self.rounded_outward(arithmetic, (low, high), boxes, 1)
 
     def moved(self, *errors: Tensor) -> Tensor:
         return (errors[0] + errors[1]) * UP
@@ -54,7 +57,7 @@ class Add(Operation):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Concatenate(Ordering):
-    """The inputs one after the other along `axis`."""
+    """All inputs, joined along `axis`."""
 
     axis: int
     kind: ClassVar[str] = "concatenate"
@@ -65,13 +68,14 @@ class Concatenate(Ordering):
 
     def result_shape(self, *shapes: Shape) -> Shape:
         first, axis = shapes[0], self.axis
-        expect(0 <= axis < len(first), f"axis {axis} of {first}")
+        expect_axis(axis, first)
         rest = {(*shape[:axis], *shape[axis + 1 :]) for shape in shapes}
-        expect(len(rest) == 1 and all(len(shape) == len(first) for shape in shapes), f"a concatenation of {shapes}")
+        fits = len(rest) == 1 and all(len(shape) == len(first) for shape in shapes)
+        expect(fits, f"{shapes} cannot be joined along axis {axis}")
         return (*first[:axis], sum(shape[axis] for shape in shapes), *first[axis + 1 :])
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
-        """In l2 squares add, in l1 the constants themselves, in l∞ the largest counts."""
+        """The squares of the constants add up in l2, the constants in l1; in l∞ the largest counts."""
         if part is None:
             return walk.joint([(i, None) for i in self.inputs])
         pieces = part.split([walk.shape(i)[self.axis] for i in self.inputs], self.axis)
@@ -90,11 +94,11 @@ class Maximum(Ordering):
         return torch.minimum(*values) if self.minimum else torch.maximum(*values)
 
     def result_shape(self, *shapes: Shape) -> Shape:
-        expect(shapes[0] == shapes[1], f"the larger of {shapes[0]} and {shapes[1]}")
+        expect_same(shapes)
         return shapes[0]
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
-        """Each entry moves by no more than the one of its two that moves farther."""
+        """Each entry moves by no more than that one of its two inputs which moves farther."""
         return walk.joint([(i, part) for i in self.inputs])
 
     def moved(self, *errors: Tensor) -> Tensor:
@@ -103,8 +107,8 @@ class Maximum(Ordering):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MinMax(Ordering):
-    """(x, y) ↦ (max(x, y), min(x, y)) along `axis`: sorts pairs of entries, a permutation at every point (Anil, Lucas &
-    Grosse, ICML 2019)."""
+    """(x, y) ↦ (max(x, y), min(x, y)), joined along `axis`: it sorts pairs of entries, and is a permutation at every
+    point (Anil, Lucas & Grosse, ICML 2019)."""
 
     axis: int
     kind: ClassVar[str] = "min_max"
@@ -115,7 +119,8 @@ class MinMax(Ordering):
 
     def result_shape(self, *shapes: Shape) -> Shape:
         shape, axis = shapes[0], self.axis
-        expect(shapes[0] == shapes[1] and 0 <= axis < len(shape), f"pairs of {shapes[0]} and {shapes[1]}")
+        expect_same(shapes)
+        expect_axis(axis, shape)
         return (*shape[:axis], 2 * shape[axis], *shape[axis + 1 :])
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
@@ -131,7 +136,7 @@ class MinMax(Ordering):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Split(Operation):
-    """x ↦ (first·x, second·x) along a new first axis: both branches of a residual block (L2NNN, eq. 9)."""
+    """x ↦ (first·x, second·x) along a new first axis: both branches of a residual block (Qian & Wegman, eq. 9)."""
 
     first: Tensor
     second: Tensor
@@ -143,7 +148,7 @@ class Split(Operation):
 
     def result_shape(self, *shapes: Shape) -> Shape:
         for constant in (self.first, self.second):
-            expect(broadcasts(constant.shape, shapes[0]), f"a constant of {tuple(constant.shape)} widens {shapes[0]}")
+            expect_broadcast(constant, shapes[0])
         return (2, *shapes[0])
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
@@ -156,23 +161,20 @@ class Split(Operation):
 
     def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
         ends = [torch.stack((self.first * end, self.second * end), 1) for end in boxes[0]]
-        low, high = torch.minimum(*ends), torch.maximum(*ends)
-        if not arithmetic.unit:
-            return low, high
-        return outward(low, high, self.rounded(arithmetic, largest((low, high)), largest(boxes[0])))
+        return self.rounded_outward(arithmetic, (torch.minimum(*ends), torch.maximum(*ends)), boxes, 1)
 
     def moved(self, *errors: Tensor) -> Tensor:
         return torch.stack((self.first.abs() * errors[0], self.second.abs() * errors[0]), 1) * UP
 
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
         x = sizes[0] * arithmetic.unit * 2 + arithmetic.tiny
-        flushed = (2 + sizes[0]) * arithmetic.tiny  # results, and factors
+        flushed = (2 + sizes[0]) * arithmetic.tiny  # of results and of factors
         return torch.stack((self.first.abs() * x + flushed, self.second.abs() * x + flushed), 1) * UP
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Merge(Operation):
-    """(x, y) ↦ first·x + second·y: where the branches of a residual block meet (L2NNN, eq. 10)."""
+    """(x, y) ↦ first·x + second·y: the end of both branches of a residual block (Qian & Wegman, ICLR 2019, eq. 10)."""
 
     first: Tensor
     second: Tensor
@@ -183,13 +185,13 @@ class Merge(Operation):
         return self.first * values[0] + self.second * values[1]
 
     def result_shape(self, *shapes: Shape) -> Shape:
-        expect(shapes[0] == shapes[1], f"a sum of {shapes[0]} and {shapes[1]} broadcasts")
+        expect_same(shapes)
         for constant in (self.first, self.second):
-            expect(broadcasts(constant.shape, shapes[0]), f"a constant of {tuple(constant.shape)} widens {shapes[0]}")
+            expect_broadcast(constant, shapes[0])
         return shapes[0]
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
-        """The sum of both, or in l2 √(first² + second²) times what the two move together, where that is less."""
+        """The sum of both, or in l2 √(first² + second²) times the constant of both inputs together if that is less."""
         constants = (self.first, self.second)
         moved = [
             walk.product(walk.steepest(c, self.shape, part), walk.constant(i, part))
@@ -206,10 +208,7 @@ class Merge(Operation):
         ends = [(c * low, c * high) for c, (low, high) in zip((self.first, self.second), boxes, strict=True)]
         low = torch.minimum(*ends[0]) + torch.minimum(*ends[1])
         high = torch.maximum(*ends[0]) + torch.maximum(*ends[1])
-        if not arithmetic.unit:
-            return low, high
-        sizes = [largest(box) for box in boxes]
-        return outward(low, high, 2 * self.rounded(arithmetic, sizes[0], *sizes))
+        return self.rounded_outward(arithmetic, (low, high), boxes)
 
     def moved(self, *errors: Tensor) -> Tensor:
         return (self.first.abs() * errors[0] + self.second.abs() * errors[1]) * UP

@@ -1,4 +1,4 @@
-"""Matrix products: a layer's own, one for each branch, and along one axis (averages, resampling)."""
+"""Matrix products: one matrix, one for each branch, or one along an axis, as for averages and interpolation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Linear(LinearMap):
-    """y = Wx + b along the last axis: one matrix (m, n) for all positions, or a matrix each, (G, m, n), for (G, n)."""
+    """y = Wx + b along the last axis, with one matrix (m, n) for all positions, or G matrices (G, m, n) for (G, n)."""
 
     weight: Tensor
     bias: Tensor | None
@@ -59,8 +59,8 @@ class Linear(LinearMap):
         (shape,), weight = shapes, tuple(self.weight.shape)
         fits = len(weight) == 2 and len(shape) >= 1 and shape[-1] == weight[1]
         fits |= len(weight) == 3 and shape == (weight[0], weight[2])
-        expect(fits and 0 not in weight, f"a weight of {weight} on {shape}")
-        expect(self.bias is None or self.bias.shape == self.weight.shape[:-1], "a bias that does not fit its weight")
+        expect(fits and 0 not in weight, f"a weight of {weight} does not fit {shape}")
+        expect(self.bias is None or self.bias.shape == self.weight.shape[:-1], "the bias does not fit the weight")
         return (*shape[:-1], weight[-2])
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
@@ -69,7 +69,7 @@ class Linear(LinearMap):
     def scaled_lipschitz(
         self, walk: Walk, number: int, part: Tensor | None, rows: Tensor | None = None, by: int = 0
     ) -> Any:
-        """Of diag(rows)·W, as one map; the `by`-th operation is what scales."""
+        """The constant of diag(rows)·W, measured as one operator; the `by`-th operation is the scaling by `rows`."""
         if self.weight.dim() == 2 and part is None:
             blocks = [(self._norm(walk, number, None, None, rows, by), self._needed(walk, None, None))]
             return walk.side_by_side(number, blocks)
@@ -93,7 +93,7 @@ class Linear(LinearMap):
         return walk.measured(number, group, chosen, operator, by)
 
     def _needed(self, walk: Walk, at: int | None, chosen: Tensor | None) -> Tensor | None:
-        """The entries of the input that rows `chosen` see, at position `at` (None: at all positions)."""
+        """The entries of the input that the rows `chosen` read, at the position `at` (None: at all positions)."""
         weight = self.weight if self.weight.dim() == 2 else self.weight[at]
         seen = walk.support(weight if chosen is None else weight[chosen])
         shape = self.input_shape()
@@ -133,13 +133,13 @@ class AlongAxis(LinearMap):
 
     def result_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
-        expect(self.matrix.dim() == 2 and 0 not in self.matrix.shape, "a matrix has two axes")
+        expect(self.matrix.dim() == 2 and 0 not in self.matrix.shape, "the matrix does not have two axes")
         fits = 0 <= self.axis < len(shape) and shape[self.axis] == self.matrix.shape[1]
-        expect(fits, f"a matrix of {tuple(self.matrix.shape)} along axis {self.axis} of {shape}")
+        expect(fits, f"a matrix of {tuple(self.matrix.shape)} does not fit axis {self.axis} of {shape}")
         return (*shape[: self.axis], self.matrix.shape[0], *shape[self.axis + 1 :])
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
-        """The norm of the matrix; rows that the part does not ask for still count: that is sound."""
+        """The norm of the whole matrix; it is sound to count rows that the part does not need."""
         norm = walk.fixed(number, lambda: Matrices(self.matrix[None]))
         need = None
         if part is not None:
@@ -149,7 +149,7 @@ class AlongAxis(LinearMap):
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(B, …, n) by (m, n), the same at each position; or (B, G, n) by (G, m, n), a matrix each."""
+    """(B, …, n) by one matrix (m, n) at each position, or (B, G, n) by G matrices (G, m, n)."""
     if weight.dim() == 2:
         return F.linear(x, weight, bias)
     x = x.transpose(0, 1)
@@ -158,6 +158,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """A matrix times each line of x along an axis, counted with the batch axis."""
     if axis == x.dim() - 1:
         return F.linear(x, matrix)
     if axis == x.dim() - 2:

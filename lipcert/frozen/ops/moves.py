@@ -1,4 +1,4 @@
-"""Operations whose entries are copies of entries of their input: reshaping, permuting, slicing, padding, repeating."""
+"""Operations that copy entries of their input: reshaping, permuting, slicing, padding and repeating."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from lipcert.frozen.operation import UP, Ordering, Shape, expect
+from lipcert.frozen.operation import UP, Ordering, Shape, expect, expect_axis
 
 if TYPE_CHECKING:
     from lipcert.frozen.lipschitz import Walk
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Move(Ordering):
-    """Each entry is one entry of the input, or 0. All rules follow from evaluating it on the entries' numbers."""
+    """Each entry is one entry of the input, or 0. All rules follow from the value for an input of numbered entries."""
 
     permutes: ClassVar[bool] = False  # whether every entry of the input appears exactly once
 
     def sources(self, shape: Shape) -> Tensor:
-        """For each entry the number of the entry of the input that it copies; −1 for none. Of `self.shape`."""
+        """For each entry the number of the entry of the input that it copies, or −1 for 0; of `self.shape`."""
         return self.evaluate(torch.arange(math.prod(shape)).view(1, *shape))[0]
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
-        """An entry that is copied c times counts c times: √c in l2, c in l1, once in l∞."""
+        """An entry that is copied c times counts with a factor: √c in l2, c in l1, and 1 in l∞."""
         (i,) = self.inputs
         if self.permutes and part is None:
             return walk.constant(i, None)
@@ -48,7 +48,7 @@ class Move(Ordering):
 
 
 def count(sources: Tensor, part: Tensor | None, entries: int) -> Tensor:
-    """(entries,): how often each entry of the input appears among the entries `part`."""
+    """How often each entry of the input appears in a part, (entries,)."""
     at = sources.flatten() if part is None else sources[part]
     return torch.bincount(at[at >= 0], minlength=entries)
 
@@ -64,8 +64,8 @@ class Reshape(Move):
         return values[0].reshape(-1, *self.shape)
 
     def result_shape(self, *shapes: Shape) -> Shape:
-        expect(min(self.shape, default=1) > 0, f"a shape of {self.shape}")
-        expect(math.prod(self.shape) == math.prod(shapes[0]), f"{shapes[0]} can't become {self.shape}")
+        expect(min(self.shape, default=1) > 0, f"the shape {self.shape} has a side that is not positive")
+        expect(math.prod(self.shape) == math.prod(shapes[0]), f"{shapes[0]} cannot become {self.shape}")
         return self.shape
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
@@ -84,7 +84,7 @@ class Permute(Move):
         return values[0].permute(0, *(axis + 1 for axis in self.axes))
 
     def result_shape(self, *shapes: Shape) -> Shape:
-        expect(sorted(self.axes) == list(range(len(shapes[0]))), f"axes {self.axes} of {shapes[0]}")
+        expect(sorted(self.axes) == list(range(len(shapes[0]))), f"{self.axes} are not the axes of {shapes[0]}")
         return tuple(shapes[0][axis] for axis in self.axes)
 
 
@@ -104,9 +104,9 @@ class Slice(Move):
 
     def result_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
-        expect(0 <= self.axis < len(shape), f"axis {self.axis} of {shape}")
+        expect_axis(self.axis, shape)
         inside = 0 <= self.start < self.stop <= shape[self.axis] and self.step > 0
-        expect(inside, f"a slice {self.start}:{self.stop}:{self.step} of {shape[self.axis]} entries")
+        expect(inside, f"{shape[self.axis]} entries have no slice {self.start}:{self.stop}:{self.step}")
         return (*shape[: self.axis], len(range(self.start, self.stop, self.step)), *shape[self.axis + 1 :])
 
 
@@ -128,9 +128,9 @@ class Rearrange(Move):
 
     def result_shape(self, *shapes: Shape) -> Shape:
         numbers = not self.index.is_floating_point() and self.index.numel() > 0
-        expect(numbers, "an index of whole numbers is due")
+        expect(numbers, "the index does not hold integers")
         inside = int(self.index.min()) >= -1 and int(self.index.max()) < math.prod(shapes[0])
-        expect(inside, f"an index outside of {shapes[0]}")
+        expect(inside, f"the index has a number outside of {shapes[0]}")
         return tuple(self.index.shape)
 
     def sources(self, shape: Shape) -> Tensor:

@@ -1,4 +1,4 @@
-"""Nonlinear functions applied entry by entry, the same to all entries or with one slope for each."""
+"""Nonlinear functions that are applied entry by entry."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lipcert.contracts import Norm
 from lipcert.frozen.arithmetic import Arithmetic
-from lipcert.frozen.operation import UP, Box, Operation, Shape, expect, largest, outward
+from lipcert.frozen.operation import UP, Box, Operation, Shape, expect, expect_axis, expect_broadcast
 from lipcert.frozen.ops import functions
-from lipcert.frozen.ops.affine import broadcasts, ones
+from lipcert.frozen.ops.affine import ones
 
 if TYPE_CHECKING:
     from lipcert.frozen.lipschitz import Walk
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pointwise(Operation):
-    """f(x) in each entry, f one of the functions below."""
+    """f(x) for each entry; f is one of the functions below."""
 
     function: str
     parameters: tuple[float, ...]
@@ -42,17 +42,15 @@ class Pointwise(Operation):
         return moved if functions.FUNCTIONS[self.function].exact else walk.product(self.slope(), moved)
 
     def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
-        low, high = functions.bounds_between(self.function, *boxes[0], self.parameters)
-        if not arithmetic.unit or functions.FUNCTIONS[self.function].exact:
-            return low, high
-        return outward(low, high, 2 * self.rounded(arithmetic, largest((low, high)), largest(boxes[0])))
+        box = functions.bounds_between(self.function, *boxes[0], self.parameters)
+        return box if functions.FUNCTIONS[self.function].exact else self.rounded_outward(arithmetic, box, boxes)
 
     def moved(self, *errors: Tensor) -> Tensor:
         exact = functions.FUNCTIONS[self.function].exact
         return errors[0] if exact else errors[0] * self.slope()
 
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
-        """16 roundings relative to |f(0)| plus the slope times |x|: what well-kept libraries stay far below."""
+        """16 roundings, relative to |f(0)| + slope·|x|; the errors of well-kept libraries are far smaller."""
         if functions.FUNCTIONS[self.function].exact:
             return torch.full_like(size, self._of_parameters(arithmetic))
         reach = self._at_zero() + self.slope() * sizes[0]
@@ -66,15 +64,15 @@ class Pointwise(Operation):
         return (arithmetic.gamma(16) * reach + self._underflow(arithmetic, lengths[0]) * spread) * UP
 
     def _of_parameters(self, arithmetic: Arithmetic) -> float:
-        """What parameters, numbers of float64, lose in less precision, or if they are flushed to zero."""
+        """The loss to parameters, which are float64 numbers, in less precision, or if they are flushed to zero."""
         finite = [abs(p) for p in self.parameters if math.isfinite(p) and p]
         return sum(2 * arithmetic.unit * p if arithmetic.unit > 2.0**-53 else 0.0 for p in finite) + sum(
             arithmetic.tiny for p in finite if p < arithmetic.tiny
         )
 
     def _underflow(self, arithmetic: Arithmetic, x: Any) -> Any:
-        """Of results, arguments and products of parameters, for arguments of at most `x`. Infinite where the parameters
-        or what they are multiplied with overflow, or where one is not a normal number."""
+        """The loss to the underflow of results, arguments and products of parameters, for arguments of at most `x`.
+        Infinite where such a product may overflow, or where a parameter is not a normal number."""
         sizes = [abs(p) for p in self.parameters if p]
         gain = math.prod(max(1.0, p) for p in sizes)
         if any(p < arithmetic.tiny for p in sizes) or not gain * gain < arithmetic.largest:
@@ -87,7 +85,7 @@ class Pointwise(Operation):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LeakyReLU(Operation):
-    """x where it is positive, slope·x where it is negative, with a slope for each channel or entry (PReLU)."""
+    """x where it is positive and slope·x where it is negative, with a slope for each channel or entry (PReLU)."""
 
     slope: Tensor
     kind: ClassVar[str] = "leaky_relu"
@@ -97,8 +95,7 @@ class LeakyReLU(Operation):
         return torch.where(x > 0, x, self.slope * x)
 
     def result_shape(self, *shapes: Shape) -> Shape:
-        fits = broadcasts(self.slope.shape, shapes[0])
-        expect(fits, f"slopes of {tuple(self.slope.shape)} widen {shapes[0]}")
+        expect_broadcast(self.slope, shapes[0])
         return shapes[0]
 
     def steepest(self) -> Tensor:
@@ -111,10 +108,8 @@ class LeakyReLU(Operation):
         low, high = boxes[0]
         ends = (self.evaluate(low), self.evaluate(high))
         least, most = torch.minimum(*ends), torch.maximum(*ends)
-        least = torch.where((low < 0) & (high > 0), least.clamp_max(0), least)  # a negative slope turns at 0
-        if not arithmetic.unit:
-            return least, most
-        return outward(least, most, 2 * self.rounded(arithmetic, most, largest(boxes[0])))
+        least = torch.where((low < 0) & (high > 0), least.clamp_max(0), least)  # with a negative slope it turns at 0
+        return self.rounded_outward(arithmetic, (least, most), boxes)
 
     def moved(self, *errors: Tensor) -> Tensor:
         return errors[0] * self.steepest() * UP
@@ -131,10 +126,11 @@ class LeakyReLU(Operation):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TwoSided(Operation):
-    """x ↦ (f(x), f(x) − x) along `axis`, f the ReLU, t·sigmoid(4x/t) or t·tanh(x/t) (Qian & Wegman, ICLR 2019, §2.3).
+    """x ↦ (f(x), f(x) − x), joined along `axis`; f is the ReLU, t·sigmoid(4x/t) or t·tanh(x/t) (Qian & Wegman, ICLR
+    2019, §2.3).
 
-    f rises with slope ≤ 1, so that |Δf| + |Δx − Δf| = |Δx|: nonexpansive in l1, l2 and l∞ as a whole, which its halves
-    as two operations are not. `t` broadcasts to the shape of x.
+    f is increasing with slope ≤ 1, so that |Δf| + |Δx − Δf| = |Δx|: the whole is nonexpansive in l1, l2 and l∞, which
+    two separate halves would not be. `t` broadcasts to the shape of x.
     """
 
     function: str
@@ -157,13 +153,13 @@ class TwoSided(Operation):
 
     def result_shape(self, *shapes: Shape) -> Shape:
         (shape,), axis = shapes, self.axis
-        expect(self.function in ("relu", "sigmoid", "tanh"), f"there is no two-sided `{self.function}`")
-        expect(0 <= axis < len(shape), f"axis {axis} of {shape}")
+        expect(self.function in ("relu", "sigmoid", "tanh"), f"`{self.function}` is not a function of two-sided units")
+        expect_axis(axis, shape)
         if self.function == "relu":
-            expect(self.t is None, "a two-sided ReLU has no t")
+            expect(self.t is None, "a two-sided ReLU takes no t")
         else:
-            fits = self.t is not None and broadcasts(self.t.shape, shape) and bool((self.t > 0).all())
-            expect(fits, f"a positive t that broadcasts to {shape} is due")
+            expect(self.t is not None and bool((self.t > 0).all()), "t is not positive")
+            expect_broadcast(self.t, shape)  # type: ignore[arg-type]
         return (*shape[:axis], 2 * shape[axis], *shape[axis + 1 :])
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
@@ -175,11 +171,9 @@ class TwoSided(Operation):
 
     def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
         low, high = boxes[0]
-        (a, b), (c, d) = self.halves(low), self.halves(high)  # the first half rises, the second falls
+        (a, b), (c, d) = self.halves(low), self.halves(high)  # the first half is increasing, the second decreasing
         least, most = torch.cat((a, d), self.axis + 1), torch.cat((c, b), self.axis + 1)
-        if not arithmetic.unit or self.function == "relu":
-            return least, most
-        return outward(least, most, 2 * self.rounded(arithmetic, most, largest(boxes[0])))
+        return (least, most) if self.function == "relu" else self.rounded_outward(arithmetic, (least, most), boxes)
 
     def moved(self, *errors: Tensor) -> Tensor:
         return torch.cat((errors[0], errors[0]), self.axis + 1) * UP
@@ -189,7 +183,7 @@ class TwoSided(Operation):
             return torch.zeros_like(size)
         t = self.t.expand(self.shape_of_half())
         once = arithmetic.gamma(32) * (sizes[0] + 2 * t) + (8 + 4 * t) * arithmetic.tiny
-        once = once.where(t >= arithmetic.tiny, math.inf)  # a t that is flushed to zero leaves 0/0
+        once = once.where(t >= arithmetic.tiny, math.inf)  # if t is flushed to zero, 0/0 is left
         return torch.cat((once, once), self.axis + 1) * UP
 
     def shape_of_half(self) -> Shape:

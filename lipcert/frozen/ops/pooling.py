@@ -1,4 +1,4 @@
-"""Pooling by the largest entry and by the norm, subtraction of a mean, and sorting."""
+"""Pooling by the largest entry or the norm of windows, subtraction of a mean, and sorting."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lipcert.contracts import Norm
 from lipcert.frozen.arithmetic import Arithmetic
-from lipcert.frozen.operation import UP, Box, Operation, Ordering, Shape, expect, largest, outward
+from lipcert.frozen.operation import UP, Box, Operation, Ordering, Shape, expect, expect_axis, largest
 from lipcert.frozen.ops.affine import ones
 
 if TYPE_CHECKING:
@@ -23,18 +23,18 @@ ADAPTIVE: dict[int, Any] = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 
 
 
 class _Windows(Operation):
-    """Pooling over windows of the last axes, of each channel by itself."""
+    """Pooling over windows of all axes but the first, each channel by itself."""
 
     def windows(self, sides: Shape) -> list[Tensor]:
-        """For each axis, which entries each window sees: (windows, entries)."""
+        """For each axis, which entries each window reads: a mask (windows, entries)."""
         raise NotImplementedError
 
     def overlap(self, sides: Shape) -> int:
-        """In how many windows one entry lies at most."""
+        """The largest number of windows that read the same entry."""
         return math.prod(int(seen.sum(0).max()) for seen in self.windows(sides))
 
     def pooled(self, walk: Walk, part: Tensor | None, gain: Any) -> Any:
-        """`gain` times the channels that the part lies in."""
+        """`gain` times the constant of the channels that the part lies in."""
         (i,) = self.inputs
         if part is not None:
             shape = walk.shape(i)
@@ -43,16 +43,14 @@ class _Windows(Operation):
 
 
 class _LargestOfWindows(_Windows, Ordering):
-    """Exact, and rising in every entry."""
-
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
-        """√n where n windows share an entry at most (Tsuzuku et al., NeurIPS 2018, Theorem 3)."""
+        """√n, if at most n windows read the same entry (Tsuzuku et al., NeurIPS 2018, Theorem 3)."""
         return self.pooled(walk, part, walk.copied(self.overlap(walk.shape(self.inputs[0])[1:])))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MaxPool(_LargestOfWindows):
-    """The largest entry of each window, per channel; padded with −∞."""
+    """The largest entry of each window, for each channel; padded with −∞."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -68,18 +66,18 @@ class MaxPool(_LargestOfWindows):
     def result_shape(self, *shapes: Shape) -> Shape:
         (shape,), axes = shapes, len(self.kernel)
         lists = (self.stride, self.padding, self.dilation)
-        expect(axes in MAX_POOL and len(shape) == axes + 1, f"windows of {self.kernel} on {shape}")
-        expect(all(len(values) == axes for values in lists), "a geometry that has not one number an axis")
-        expect(min(self.kernel + self.stride + self.dilation) > 0 and min(self.padding) >= 0, "an impossible geometry")
-        expect(
-            all(2 * p <= k for p, k in zip(self.padding, self.kernel, strict=True)), "more padding than half a window"
-        )
+        expect(axes in MAX_POOL and len(shape) == axes + 1, f"windows of {self.kernel} do not fit {shape}")
+        expect(all(len(values) == axes for values in lists), "the geometry does not have one number for each axis")
+        possible = min(self.kernel + self.stride + self.dilation) > 0 and min(self.padding) >= 0
+        expect(possible, "the geometry is impossible")
+        halves = all(2 * p <= k for p, k in zip(self.padding, self.kernel, strict=True))
+        expect(halves, "the padding is more than half of a window")
         sides = tuple(self._count(k, n) for k, n in enumerate(shape[1:]))
-        expect(min(sides) > 0, f"a window of {self.kernel} does not fit {shape}")
+        expect(min(sides) > 0, f"a window of {self.kernel} does not fit into {shape}")
         geometry = list(zip(shape[1:], self.kernel, self.padding, self.dilation, strict=True))
-        expect(all(d * (k - 1) < n + 8192 for n, k, _, d in geometry), f"a window far wider than {shape}")
+        expect(all(d * (k - 1) < n + 8192 for n, k, _, d in geometry), f"a window is far wider than {shape}")
         inside = all(p == 0 or d <= n for n, _, p, d in geometry)  # as the padding is at most half the kernel
-        expect(inside, f"a window of {self.kernel} sees nothing of {shape} but padding")
+        expect(inside, f"a window of {self.kernel} reads nothing but padding of {shape}")
         return (shape[0], *sides)
 
     def _count(self, axis: int, n: int) -> int:
@@ -88,7 +86,7 @@ class MaxPool(_LargestOfWindows):
         if not self.ceil_mode or room < 0:
             return room // s + 1
         count = -(-room // s) + 1
-        return count - 1 if (count - 1) * s >= n + p else count  # a window starts in the image or the padding before it
+        return count - 1 if (count - 1) * s >= n + p else count  # a window starts before the image ends
 
     def windows(self, sides: Shape) -> list[Tensor]:
         seen = []
@@ -101,7 +99,7 @@ class MaxPool(_LargestOfWindows):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AdaptiveMaxPool(_LargestOfWindows):
-    """The largest entry of each window, per channel, `output_size` windows that cover the image evenly."""
+    """The largest entry of each of `output_size` windows that cover the image evenly, for each channel."""
 
     output_size: tuple[int, ...]
     kind: ClassVar[str] = "adaptive_max_pool"
@@ -112,8 +110,8 @@ class AdaptiveMaxPool(_LargestOfWindows):
     def result_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
         fits = len(self.output_size) in ADAPTIVE and len(shape) == len(self.output_size) + 1
-        expect(fits, f"{self.output_size} windows of {shape}")
-        expect(min(self.output_size) > 0, "as many windows as there are positions, at least 1")
+        expect(fits, f"{self.output_size} windows do not fit {shape}")
+        expect(min(self.output_size) > 0, "there is not at least one window")
         return (shape[0], *self.output_size)
 
     def windows(self, sides: Shape) -> list[Tensor]:
@@ -126,7 +124,7 @@ class AdaptiveMaxPool(_LargestOfWindows):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NormPool(_Windows):
-    """√(Σ x²/divisor + delta) over each window, per channel (Qian & Wegman, ICLR 2019, §2.4); two axes, no padding."""
+    """√(Σ x²/divisor + delta) over each window of two axes, for each channel (Qian & Wegman, ICLR 2019, §2.4)."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -142,11 +140,12 @@ class NormPool(_Windows):
 
     def result_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
-        expect(len(shape) == 3 and len(self.kernel) == len(self.stride) == 2, f"windows of {self.kernel} on {shape}")
+        fits = len(shape) == 3 and len(self.kernel) == len(self.stride) == 2
+        expect(fits, f"windows of {self.kernel} do not fit {shape}")
         possible = min(self.kernel + self.stride) > 0 and self.divisor > 0 and 0 < self.delta < math.inf
-        expect(possible, "windows, a divisor and a delta above 0 are due")
+        expect(possible, "the windows, the divisor and delta are not all positive")
         sides = tuple((n - k) // s + 1 for n, k, s in zip(shape[1:], self.kernel, self.stride, strict=True))
-        expect(min(sides) > 0, f"a window of {self.kernel} does not fit {shape}")
+        expect(min(sides) > 0, f"a window of {self.kernel} does not fit into {shape}")
         return (shape[0], *sides)
 
     def windows(self, sides: Shape) -> list[Tensor]:
@@ -157,7 +156,7 @@ class NormPool(_Windows):
         return seen
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
-        """A window's norm moves by no more than the window's own movement in l2, over √divisor."""
+        """The norm of a window moves by no more than the window does in l2, over √divisor."""
         copies = self.overlap(walk.shape(self.inputs[0])[1:])
         squared = {Norm.L2: copies, Norm.LINF: math.prod(self.kernel), Norm.L1: copies**2}[walk.norm]
         gain = 1.0 if squared == self.divisor else math.sqrt(squared / self.divisor) * UP
@@ -167,17 +166,15 @@ class NormPool(_Windows):
         low, high = boxes[0]
         nearest = torch.maximum(low, -high).clamp_min(0)
         least, most = self.evaluate(nearest), self.evaluate(largest((low, high)))
-        if not arithmetic.unit:
-            return least, most
-        return outward(least, most, 2 * self.rounded(arithmetic, most, largest(boxes[0])))
+        return self.rounded_outward(arithmetic, (least, most), boxes)
 
     def moved(self, *errors: Tensor) -> Tensor:
-        """At most the sum over a window, over √divisor: no square that could underflow."""
+        """At most the sum over a window, over √divisor, which has no squares that could underflow."""
         return self._mean(errors[0]) * math.sqrt(self.divisor) * UP
 
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
-        """Squares, their sum, δ, the division and the root; squares that underflow count with 1/√δ. Infinite where they
-        may overflow."""
+        """The errors of squares, sum, delta, division and root; squares that underflow count with 1/√delta. Infinite
+        where squares may overflow."""
         taps = math.prod(self.kernel)
         lost = (2 * taps + 6) * arithmetic.tiny / math.sqrt(self.delta)
         own = 4 * arithmetic.gamma(taps + 4) * (size + math.sqrt(self.delta)) + lost + 4 * arithmetic.tiny
@@ -196,7 +193,7 @@ class NormPool(_Windows):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SubtractMean(Operation):
-    """x minus its own mean over `axes`: a projection, where the difference of two operations would count twice."""
+    """x minus its own mean over `axes`. This is a projection; as the difference of two operations it would expand."""
 
     axes: tuple[int, ...]
     kind: ClassVar[str] = "subtract_mean"
@@ -209,8 +206,8 @@ class SubtractMean(Operation):
 
     def result_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
-        expect(len(set(self.axes)) == len(self.axes) > 0, f"axes {self.axes}")
-        expect(all(0 <= axis < len(shape) for axis in self.axes), f"axes {self.axes} of {shape}")
+        expect(len(set(self.axes)) == len(self.axes) > 0, f"the axes {self.axes} are not distinct")
+        expect(all(0 <= axis < len(shape) for axis in self.axes), f"{shape} has no axes {self.axes}")
         return shape
 
     def _entries(self) -> int:
@@ -226,13 +223,11 @@ class SubtractMean(Operation):
         return walk.product(gain, walk.constant(self.inputs[0], need))
 
     def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
-        """(1 − 1/n)·x minus the share of all others: each end by the ends that matter to it."""
+        """(1 − 1/n)·x minus the mean share of all other entries: each end is that of the right ends of these."""
         (low, high), n = boxes[0], self._entries()
         least = low - self._mean(high) + (high - low) / n
         most = high - self._mean(low) - (high - low) / n
-        if not arithmetic.unit:
-            return least, most
-        return outward(least, most, 4 * self.rounded(arithmetic, most, largest(boxes[0])))
+        return self.rounded_outward(arithmetic, (least, most), boxes, 4)
 
     def moved(self, *errors: Tensor) -> Tensor:
         return (errors[0] + self._mean(errors[0])) * UP
@@ -250,7 +245,7 @@ class SubtractMean(Operation):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Sort(Ordering):
-    """The entries of each line along `axis` in order (GroupSort): a permutation at every point."""
+    """The entries of each line along `axis`, sorted (GroupSort): a permutation at every point."""
 
     axis: int
     descending: bool
@@ -260,7 +255,7 @@ class Sort(Ordering):
         return values[0].sort(self.axis + 1, descending=self.descending).values
 
     def result_shape(self, *shapes: Shape) -> Shape:
-        expect(0 <= self.axis < len(shapes[0]), f"axis {self.axis} of {shapes[0]}")
+        expect_axis(self.axis, shapes[0])
         return shapes[0]
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:

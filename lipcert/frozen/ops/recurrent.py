@@ -1,4 +1,4 @@
-"""The recurrent cell that never expands an l2 distance (Qian & Wegman, ICLR 2019, appendix A.4), over a sequence."""
+"""The recurrent cell that expands no l2 distance (Qian & Wegman, ICLR 2019, appendix A.4), over a sequence."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Recurrent(Operation):
     def result_shape(self, *shapes: Shape) -> Shape:
         hidden, width = self.weight.shape if self.weight.dim() == 2 else (0, 0)
         fits = len(shapes[0]) == 2 and hidden > 0 and shapes[0][1] == width - 2 * hidden
-        expect(fits, f"a weight of {tuple(self.weight.shape)} on {shapes[0]}")
-        expect(self.bias is None or self.bias.shape == (hidden,), "a bias that does not fit its weight")
-        expect(self.cos.shape == self.sin.shape == (), "one cosine and one sine are due")
+        expect(fits, f"a weight of {tuple(self.weight.shape)} does not fit {shapes[0]}")
+        expect(self.bias is None or self.bias.shape == (hidden,), "the bias does not fit the weight")
+        expect(self.cos.shape == self.sin.shape == (), "the cosine and the sine are not one number each")
         return (shapes[0][0] + 1, 2 * hidden)
 
     def _turn(self) -> float:
@@ -51,8 +51,8 @@ class Recurrent(Operation):
         return float(growth(Matrices(self.weight[None]), Norm.L2).max())
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
-        """A step multiplies how far its input and its state moved together by at most σ·√(cos² + sin²), σ the norm of
-        W, and leaves the earlier outputs alone: max(1, σ·√…)^T over T steps."""
+        """max(1, σ·√(cos² + sin²))^T over T steps, if σ is the norm of W: one step multiplies the joint movement of its
+        input and state by at most σ·√(cos² + sin²), and leaves the earlier outputs as they are."""
         if walk.norm is not Norm.L2:
             raise ValueError(f"`{self.name or self.kind}`: a recurrent cell has a Lipschitz rule in l2 alone")
         step = walk.product(walk.measured(number, None, None, lambda: Matrices(self.weight[None])), self._turn())
@@ -60,7 +60,7 @@ class Recurrent(Operation):
         return walk.product(*gains, walk.constant(self.inputs[0]))
 
     def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
-        """Step by step, with the boxes of a linear layer."""
+        """Step by step, with the box of a linear operation."""
         low, high = boxes[0]
         width = self.weight.shape[0]
         layer = Linear(inputs=(0,), shape=(width,), weight=self.weight, bias=self.bias)
@@ -81,7 +81,7 @@ class Recurrent(Operation):
         return outward(torch.minimum(one, other), torch.maximum(one, other), wider)
 
     def moved(self, *errors: Tensor) -> Tensor:
-        """In norm: no entry moves farther than the whole."""
+        """A bound in l2, as no entry moves farther than the whole."""
         gain = math.prod([max(1.0, self._size() * self._turn())] * (self.shape[0] - 1))
         total = errors[0].flatten(1).sum(1).view(-1, 1, 1)
         return (total * gain * UP).expand(-1, *self.shape)
@@ -91,8 +91,8 @@ class Recurrent(Operation):
         return torch.full_like(size, reach)
 
     def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
-        """Every step adds the rounding of its product and of its scaling, and carries on what came before. Infinite
-        where that is not small beside the value."""
+        """Every step adds the rounding errors of its product and of its scaling to those of the steps before. Infinite
+        where the sum is not small compared with the value."""
         steps, n, matrix, turn = self.shape[0] - 1, self.weight.shape[1], self._size(), max(1.0, self._turn())
         gain = math.prod([max(1.0, matrix * turn)] * steps)
         bias = 0.0 if self.bias is None else length(self.bias, Norm.L2)
@@ -105,7 +105,7 @@ class Recurrent(Operation):
 
 
 def unrolled(x: Tensor, weight: Tensor, bias: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
-    """The sequence (B, T, n) through the cell, from a zero state: (B, T + 1, 2·hidden), outputs and last state."""
+    """The outputs and the last state, (B, T + 1, 2·hidden), for a sequence (B, T, n) and a first state of zeros."""
     state, outputs = x.new_zeros(x.shape[0], 2 * weight.shape[0]), []
     for step in x.unbind(1):
         z = torch.nn.functional.linear(torch.cat((step, state), 1), weight, bias)

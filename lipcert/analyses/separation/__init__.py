@@ -1,0 +1,1 @@
+"""`lipcert separation`: how far apart a data set's labels lie (TULIP's Table 2)."""

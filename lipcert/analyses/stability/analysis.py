@@ -1,0 +1,61 @@
+"""How steep a network is at its test images, and the two products of its weights that this is held against.
+
+TULIP's tables 4 and 6 (Finlay, Oberman & Abbasi, 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from rich.console import Console
+
+from lipcert.analyses.stability.linearised import linearised_norm
+from lipcert.analyses.stability.table import stability_table
+from lipcert.contracts import StabilityRow
+from lipcert.evaluation.arithmetic import exact_arithmetic
+from lipcert.evaluation.certify import steepest_images
+from lipcert.evaluation.load import LoadedRun
+from lipcert.evaluation.record import write_record
+from lipcert.frozen.gradients import steepness
+from lipcert.frozen.lipschitz import Walk
+from lipcert.runs.directory import RunDirectory
+from lipcert.runs.layout import STABILITY
+from lipcert.runs.numbers import maxima
+
+CONTENT = "stability.json"
+
+
+def analyse(run: LoadedRun, *, device: str, batch_size: int) -> None:
+    """Writes stability.csv where no certificate has, and stability.json: its maxima and the products of weights.
+
+    run         whose lock is held
+    device      where gradients are computed
+    batch_size  how many images at once, at most
+    """
+    network, dataset, directory = run.network, run.dataset, run.directory
+    with exact_arithmetic():
+        products = {
+            "product_of_norms": number_or_reason(lambda: Walk(network, network.norm).constant(len(network.operations))),
+            "norm_of_product": number_or_reason(lambda: linearised_norm(network)),
+        }
+        if not directory.has(STABILITY):
+            observe = partial(steepness, network.on(device))
+            seen = steepest_images(observe, dataset.test, dataset.num_classes, device, batch_size)
+            directory.write_rows(STABILITY, StabilityRow, seen)
+    rows = directory.read_rows(STABILITY, StabilityRow)
+    directory.write_json(CONTENT, {"images": len(rows), **maxima(rows), **products})
+    write_record(directory)
+
+
+def number_or_reason(number: Callable[[], float]) -> float | str:
+    """The number, or the message that says why there is none."""
+    try:
+        return number()
+    except ValueError as error:
+        return str(error)
+
+
+def show(directory: RunDirectory) -> None:
+    """stability.json on the terminal."""
+    Console(width=max(120, Console().width)).print(stability_table(directory.read_json(CONTENT)))

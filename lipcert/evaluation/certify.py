@@ -1,0 +1,136 @@
+"""A radius for every test image of a run, by one certificate."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from lipcert.configuration import build, locate
+from lipcert.contracts import BoundCertificate, CertificateRow, Kind, StabilityRow
+from lipcert.datasets import batches
+from lipcert.datasets.split import Split
+from lipcert.evaluation.arithmetic import exact, exact_arithmetic, images_at_once
+from lipcert.evaluation.load import LoadedRun
+from lipcert.runs.layout import CERTIFICATE_FACTS, CERTIFICATES, STABILITY
+from lipcert.runs.results import read_facts, whole, write_facts
+
+SPLIT = "test"
+
+
+def certify(
+    run: LoadedRun, *, certificate: dict[str, Any] | None = None, device: str = "cpu", batch_size: int = 500
+) -> BoundCertificate:
+    """Certifies the test images of a run whose lock is held, and writes a row an image and the certificate's facts.
+
+    certificate  its node; None: the run's own
+    device       where images are judged
+    batch_size   how many at once
+
+    Rows of other certificates stay as they are. A certificate that was stopped goes on where it was; one whose rows are
+    whole is computed anew, and its rows are replaced in the end. A nominal certificate looks at all images first, and
+    what it sees goes to stability.csv.
+
+    Returns the certificate, bound to the network. Raises ValueError where it can't be computed.
+    """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+    chosen = certificate or run.config["certificate"]
+    label, directory, test = certificate_label(chosen), run.directory, run.dataset.test
+    with exact_arithmetic():
+        started = time.perf_counter()
+        with Console(stderr=True).status("measuring the layers' norms"):
+            bound = build(chosen)(run.network)
+        bounding = time.perf_counter() - started
+        if bound.observe:
+            seen = steepest_images(bound.observe, test, run.dataset.num_classes, device, batch_size)
+            directory.write_rows(STABILITY, StabilityRow, seen)
+        facts = {
+            "certificate": chosen["_target_"].rpartition(".")[2],
+            "target": chosen["_target_"],
+            "images": len(test),
+            "kind": bound.kind.value,
+            "norm": bound.norm.value,
+            "device": device,
+            "seconds": {"bound": bounding, "certify": 0.0},
+            **bound.report,
+        }
+        rows = directory.read_rows(CERTIFICATES, CertificateRow)
+        own = [row for row in rows if (row.split, row.certificate) == (SPLIT, label)]
+        before = read_facts(directory, CERTIFICATE_FACTS, SPLIT).get(label, facts)
+        if not whole(own, before["images"], f"{directory / CERTIFICATES}: {label}"):
+            write_facts(directory, CERTIFICATE_FACTS, label, facts, SPLIT)
+            for block in certify_images(bound, test, label, device, batch_size, {row.index for row in own}):
+                directory.append_rows(CERTIFICATES, block)
+        else:
+            others = [row for row in rows if (row.split, row.certificate) != (SPLIT, label)]
+            found = [row for block in certify_images(bound, test, label, device, batch_size) for row in block]
+            directory.write_rows(CERTIFICATES, CertificateRow, [*others, *found])
+    facts["seconds"] = {"bound": bounding, "certify": time.perf_counter() - started}
+    write_facts(directory, CERTIFICATE_FACTS, label, facts, SPLIT)
+    return bound
+
+
+def certify_images(
+    bound: BoundCertificate,
+    images: Split,
+    label: str,
+    device: str,
+    batch_size: int,
+    done: Collection[int] = (),
+) -> Iterator[list[CertificateRow]]:
+    """The rows of `images` in their order, by batch; those of the indices in `done` are left out.
+
+    Batches are cut by index, so that one which goes on computes what an uninterrupted one does.
+    """
+    console = Console(stderr=True)
+    verb = "certify" if bound.kind is Kind.PROOF else "judge"
+    loader = batches(images, batch_size, device=device)
+    starts = range(0, len(images), batch_size)
+    for at, (x, y) in track(
+        zip(starts, loader, strict=True), verb, len(loader), console=console, disable=not console.is_terminal
+    ):
+        if all(at + i in done for i in range(len(y))):
+            continue
+        verdict = bound.judge(exact(x), y)
+        columns = [column.tolist() for column in (y, verdict.prediction, verdict.margin, verdict.radius)]
+        by_network = verdict.lipschitz_radius
+        columns.append([None] * len(y) if by_network is None else by_network.tolist())
+        key = (bound.norm.value, label, bound.kind.value)
+        rows = [CertificateRow(SPLIT, at + i, *key, *row) for i, row in enumerate(zip(*columns, strict=True))]
+        yield [row for row in rows if row.index not in done]
+
+
+def steepest_images(
+    observe: Callable[[Tensor, Tensor], Sequence[Tensor]], images: Split, classes: int, device: str, batch_size: int
+) -> Iterator[StabilityRow]:
+    """One row an image, in their order, of what `observe` sees of each in float64."""
+    loader = batches(images, images_at_once(classes, images.input_shape, device, batch_size), device=device)
+    console, index = Console(stderr=True), 0
+    for x, y in track(loader, "gradients", len(loader), console=console, disable=not console.is_terminal):
+        for values in zip(*(column.tolist() for column in observe(exact(x), y)), strict=True):
+            yield StabilityRow(SPLIT, index, *values)
+            index += 1
+
+
+def certificate_label(node: dict[str, Any]) -> str:
+    """What a certificate is called in rows: the name of its file, and its parameters where they are not the usual ones.
+
+    node  its configuration: a `_target_` and keywords
+    """
+    usual = inspect.signature(locate(node["_target_"], "certificate")).parameters
+    unusual = {
+        key: value
+        for key, value in node.items()
+        if key not in ("_target_", "_partial_") and (key not in usual or _plain(usual[key].default) != _plain(value))
+    }
+    return "-".join([node["_target_"].split(".")[-2], *(f"{key}={_plain(value)}" for key, value in unusual.items())])
+
+
+def _plain(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,43 @@
+"""From the last checkpoint of a training to the frozen network, which is all that is evaluated from there on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from lipcert.configuration import build, check
+from lipcert.datasets.split import Dataset
+from lipcert.frozen import freeze
+from lipcert.frozen.file import TENSORS, TEXT, save
+from lipcert.runs.checkpoint import load_checkpoint, load_weights
+from lipcert.runs.directory import RunDirectory
+from lipcert.runs.layout import CHECKPOINT, NETWORK
+
+
+def freeze_run(run: RunDirectory, config: dict[str, Any], dataset: Dataset) -> None:
+    """Writes the network that a run's training ended with. ValueError where its checkpoint does not fit its config."""
+    model = rebuild(run, config, dataset)
+    save(freeze(model, dataset.input_shape, getattr(model, "norm", "l2")), run / NETWORK)
+    run.register(f"{NETWORK}/{TEXT}", f"{NETWORK}/{TENSORS}")
+
+
+def rebuild(run: RunDirectory, config: dict[str, Any], dataset: Dataset) -> nn.Module:
+    """The classifier of a run's checkpoint, in evaluation mode, with its schedule where it was.
+
+    What the classifier is comes from the run's configuration, and only its weights from the checkpoint. ValueError
+    where they do not fit, or are not finite.
+    """
+    checkpoint = load_checkpoint(run)
+    check(config["model"], "model")
+    model = build(config["model"], input_shape=dataset.input_shape, num_classes=dataset.num_classes)
+    weights = {
+        name.removeprefix("model."): value
+        for name, value in checkpoint["state_dict"].items()
+        if str(name).startswith("model.")
+    }
+    load_weights(model, weights, run / CHECKPOINT)
+    if not all(value.isfinite().all() for value in weights.values()):
+        raise ValueError("the checkpoint's weights are not all finite: it is of a training that diverged")
+    build(config["schedule"]).apply(checkpoint["epochs_done"], model=model)
+    return model.eval()

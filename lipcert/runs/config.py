@@ -1,0 +1,83 @@
+"""A run's configuration: written when the run is made, and read as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lipcert.configuration import check_plain, check_trusted, read_yaml
+from lipcert.files import PARTIAL
+from lipcert.runs.directory import RunDirectory, is_run
+from lipcert.runs.layout import CONFIG, HOLDER, LOCK, MANIFEST
+
+KEYS = frozenset(
+    {"seed", "eps", "dataset", "model", "loss", "optimizer", "schedule", "certificate", "attack", "trainer"}
+)
+MOST_BYTES = 1 << 20
+
+
+def make_directory(directory: Path) -> None:
+    """Makes the directory of a new run; ValueError if there is something in it already or it can't be written."""
+    try:
+        if directory.exists() and not directory.is_dir():
+            raise ValueError(f"`output_dir`: {directory} is a file")
+        directory.mkdir(parents=True, exist_ok=True)
+        check_new(directory)
+    except OSError as error:
+        raise ValueError(f"`output_dir`: {directory} cannot be written ({error.strerror or error})") from None
+
+
+def write_config(run: RunDirectory, config: Mapping[str, Any], data: Mapping[str, str]) -> None:
+    """Writes the configuration and the manifest of a new run, whose lock is held.
+
+    config  resolved, of plain values
+    data    the hash of the images of each split
+
+    ValueError where the directory is another run's already, or holds anything but what a killed start left.
+    """
+    check_new(run.path)
+    check_plain(dict(config), "the configuration")
+    run.create_manifest(data)
+    run.replace(CONFIG, yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False))
+
+
+def check_new(directory: Path) -> None:
+    """ValueError where a directory holds anything but what a start that was killed left in it."""
+    left = {LOCK, HOLDER, MANIFEST}
+    if any(path.name not in left and not path.name.endswith(PARTIAL) for path in directory.iterdir()):
+        raise ValueError(f"`output_dir`: {directory} already exists; give another, or go on by resume={directory}")
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        """What stands twice is written twice: a reader takes no alias."""
+        return True
+
+
+def read_config(
+    directory: str | Path, key: str = "run", trust: bool = False, parts: Collection[str] = KEYS
+) -> dict[str, Any]:
+    """A run's resolved configuration.
+
+    key    what the user named the directory by
+    trust  whether it may name code outside lipcert
+    parts  the keys whose parts the caller will build
+
+    Raises ValueError, in one line, where there is no run, where the file is damaged or holds anything but plain values,
+    and where `parts` name code that is not ours.
+    """
+    run = RunDirectory(directory)
+    if not is_run(run.path):
+        raise ValueError(
+            f"`{key}`: {directory} is not a run's directory (no readable {CONFIG}): give one that `lipcert train` wrote"
+        )
+    config = read_yaml(run.read(CONFIG, MOST_BYTES), str(run / CONFIG))
+    if not isinstance(config, dict) or not config.keys() >= KEYS:
+        raise ValueError(
+            f"{run / CONFIG} is not the configuration of a run: it lacks some of {', '.join(sorted(KEYS))}"
+        )
+    check_trusted({part: config[part] for part in parts}, trust, str(run / CONFIG))
+    return config

@@ -1,0 +1,237 @@
+"""A run's directory: its files, each known to the manifest by its hash, so that what is read is what was written.
+
+A file that is replaced is registered before it takes its place, together with the one that is still there: whatever
+moment a process is killed at, the manifest knows what lies on the disk. Of a file that grows, what the manifest counts
+is what exists: a tail that a killed process wrote and did not register is overwritten by the next writer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeVar
+
+from lipcert import files
+from lipcert.runs.layout import CONFIG, MANIFEST
+from lipcert.runs.rows import format_rows, header, parse_rows
+
+Row = TypeVar("Row", bound=NamedTuple)
+VERSION = 1  # of the manifest
+SMALL, LARGE = 1 << 26, 1 << 36  # bytes: of texts, of rows and of checkpoints
+
+
+class Hashing:
+    """A file that is written to, and the SHA-256 of what went into it. `error` is what writing failed with."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.sha256 = file, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            self.sha256.update(data)
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+class RunDirectory:
+    """The directory of one run.
+
+    Methods that write expect the lock of `lock.writing` to be held. Names are those of `layout`, relative to `path`.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def has(self, name: str) -> bool:
+        """Whether the manifest knows a file of this name: one that was written to its end at least once."""
+        return name in self.manifest()["files"]
+
+    def manifest(self) -> dict[str, Any]:
+        """manifest.json; ValueError where it is missing or damaged."""
+        path = self / MANIFEST
+        try:
+            content = json.loads(files.read_regular(path, SMALL))
+        except FileNotFoundError:
+            raise ValueError(f"{self} has no {MANIFEST}: it is no run of this version of lipcert") from None
+        except (ValueError, RecursionError) as error:
+            said = str(error) if str(path) in str(error) else f"{path} is not JSON"
+            raise ValueError(said) from None
+        known = isinstance(content, dict) and content.get("lipcert") == VERSION
+        if not known or not isinstance(content.get("files"), dict) or not isinstance(content.get("data"), dict):
+            raise ValueError(f"{path} is no manifest of this version of lipcert")
+        for name, entry in content["files"].items():
+            hashes = entry.get("sha256") if isinstance(entry, dict) else None
+            whole = isinstance(hashes, list) and hashes and all(isinstance(each, str) for each in hashes)
+            if not whole or not isinstance(entry.get("bytes", 0), int) or entry.get("bytes", 0) < 0:
+                raise ValueError(f"{path} is damaged at `{str(name)[:100]}`")
+        return content
+
+    def create_manifest(self, data: Mapping[str, str]) -> None:
+        """The manifest of a new run, which has no files yet. `data` maps each split to the hash of its images."""
+        files.write_atomic(self / MANIFEST, files.as_json({"lipcert": VERSION, "files": {}, "data": dict(data)}))
+
+    def read(self, name: str, limit: int = SMALL) -> bytes:
+        """A file's content; ValueError, naming the file, where it is missing or is not what a writer registered."""
+        while True:
+            entry = self._entry(name)
+            content = self._bytes(name, limit)
+            if "bytes" in entry:
+                content = content[: entry["bytes"]]
+            found = hashlib.sha256(content).hexdigest()
+            if found in entry["sha256"] or entry == self._entry(name):  # else a writer was between the two
+                self._check(name, found, entry)
+                return content
+
+    def verify(self, name: str, limit: int = LARGE) -> None:
+        """The check of `read` of a file that is too large to be held."""
+        entry = self._entry(name)
+        self._check(name, self._sha256(name, limit), entry)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A file of JSON as a dictionary; ValueError, naming the file, where it holds something else."""
+        try:
+            content = json.loads(self.read(name))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+            content = None
+        if not isinstance(content, dict):
+            raise ValueError(f"{self / name} does not hold a JSON object")
+        return content
+
+    def read_rows(self, name: str, row_type: type[Row]) -> list[Row]:
+        """The rows of a file; [] where there is none. ValueError, with file and line, where it holds other rows."""
+        if not self.has(name):
+            return []
+        return parse_rows(self.read(name, LARGE), row_type, str(self / name))
+
+    @contextlib.contextmanager
+    def replacing(self, name: str) -> Iterator[Hashing]:
+        """A new file, open for writing, which takes the place of `name` when the block ends without an error."""
+        with files.replacing(self._place(name)) as file:
+            sink = Hashing(file)
+            yield sink
+            manifest = self.manifest()
+            there = manifest["files"].get(name, {"sha256": []})["sha256"][-1:]
+            manifest["files"][name] = {"sha256": [*there, sink.sha256.hexdigest()]}
+            self._write(manifest)
+
+    def replace(self, name: str, content: str | bytes) -> None:
+        """Replaces a file in one step (text as UTF-8)."""
+        with self.replacing(name) as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Replaces a file by readable JSON; what is not finite becomes null."""
+        self.replace(name, files.as_json(content))
+
+    def write_rows(self, name: str, row_type: type[Row], rows: Iterable[Row]) -> None:
+        """Replaces a file by a header and `rows`; it can grow later."""
+        self.replace(name, header(row_type) + format_rows(row_type, rows))
+
+    def append_rows(self, name: str, rows: Iterable[NamedTuple]) -> None:
+        """Adds rows of one type behind those in a file, which is made where missing; they are on the disk on return.
+
+        ValueError where the file holds other rows, or is not what was written.
+        """
+        rows = list(rows)
+        if not rows:
+            return
+        row_type = type(rows[0])
+        manifest = self.manifest()
+        before = self.read(name, LARGE) if name in manifest["files"] else header(row_type).encode()
+        parse_rows(before[: before.find(b"\n") + 1], row_type, str(self / name))
+        text = format_rows(row_type, rows).encode()
+        if name not in manifest["files"]:
+            files.append(self._place(name), before + text, 0)
+        else:
+            files.append(self._place(name), text, len(before))
+        whole = before + text
+        manifest["files"][name] = {"sha256": [hashlib.sha256(whole).hexdigest()], "bytes": len(whole)}
+        self._write(manifest)
+
+    def register(self, *names: str) -> None:
+        """Takes the hashes of files that somebody else has written."""
+        manifest = self.manifest()
+        for name in names:
+            manifest["files"][name] = {"sha256": [self._sha256(name)]}
+        self._write(manifest)
+
+    def forget(self, name: str) -> None:
+        """Deletes a file, if it is there."""
+        manifest = self.manifest()
+        if manifest["files"].pop(name, None):
+            self._write(manifest)
+        self._place(name).unlink(missing_ok=True)
+
+    def settle(self) -> None:
+        """Leaves each file what is known of it for certain: one hash where there were two, and no unregistered tail."""
+        manifest = self.manifest()
+        for name, entry in manifest["files"].items():
+            if "bytes" in entry and (self / name).stat().st_size > entry["bytes"]:
+                files.append(self._place(name), b"", entry["bytes"])
+            elif len(entry["sha256"]) > 1:
+                sha256 = self._sha256(name)
+                self._check(name, sha256, entry)
+                entry["sha256"] = [sha256]
+        self._write(manifest)
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        entry = self.manifest()["files"].get(name)
+        if entry is None:
+            raise ValueError(f"{self} has no {name} that was written to its end: `lipcert train resume={self}` goes on")
+        return entry
+
+    def _check(self, name: str, sha256: str, entry: Mapping[str, Any]) -> None:
+        if sha256 not in entry["sha256"]:
+            raise ValueError(
+                f"{self / name} is not what was written: its SHA-256 is not the one in {MANIFEST}. It was changed or "
+                "damaged; restore it, or train the run anew"
+            )
+
+    def _bytes(self, name: str, limit: int) -> bytes:
+        try:
+            return files.read_regular(self / name, limit)
+        except FileNotFoundError:
+            raise ValueError(f"{self / name} is gone") from None
+
+    def _sha256(self, name: str, limit: int = LARGE) -> str:
+        found = hashlib.sha256()
+        try:
+            with files.opened(self / name, limit) as file:
+                while chunk := file.read(1 << 20):
+                    found.update(chunk)
+        except FileNotFoundError:
+            raise ValueError(f"{self / name} is gone") from None
+        return found.hexdigest()
+
+    def _place(self, name: str) -> Path:
+        """The path of a file to write; its folders are made. ValueError where one of them is a link."""
+        folder = self.path
+        for part in Path(name).parts[:-1]:
+            folder /= part
+            if folder.is_symlink():
+                raise ValueError(f"{folder} is a link: nothing is written through one")
+            folder.mkdir(exist_ok=True)
+        return self / name
+
+    def _write(self, manifest: Mapping[str, Any]) -> None:
+        files.write_atomic(self / MANIFEST, files.as_json(manifest))
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory is one of a run."""
+    return (path / CONFIG).is_file() and not (path / CONFIG).is_symlink()

@@ -1,0 +1,22 @@
+"""The files of a run's directory, by name."""
+
+from __future__ import annotations
+
+CONFIG = "config.yaml"  # the resolved configuration
+MANIFEST = "manifest.json"  # the hashes of the files below, and of the data
+CHECKPOINT = "checkpoints/last.ckpt"  # what a stopped training goes on from
+METRICS = "metrics.csv"  # a row an epoch of training
+NETWORK = "network"  # the frozen network: a folder of two files
+CERTIFICATES = "certificates.csv"  # a row an image and certificate
+CERTIFICATE_FACTS = "certificates.json"  # what each certificate rests on
+ATTACKS = "attacks.csv"  # a row an image, attack and eps
+ATTACK_FACTS = "attacks.json"  # what each attack was asked for, and what it took
+STABILITY = "stability.csv"  # a row an image: how steep the network is there
+LABEL_NOISE = "label_noise.csv"  # the training labels that were replaced
+SUMMARY = "summary.json"  # what the run claims; written last
+CURVES = "curves.png"  # accuracy against the radius
+COUNTEREXAMPLES = "counterexamples"  # a file for each image that broke a certificate
+LOCK, HOLDER = ".lock", ".lock.json"  # held by who writes; who that is
+FAILURE, RANKS_LOG = "failure.txt", "ranks{}.log"  # of the ranks of a training, while it runs
+
+SWEEP = "sweep.json"  # of a sweep's directory: its jobs, known by their configurations

@@ -1,0 +1,162 @@
+"""What a run's certificates and attacks found: their rows, and the facts without which rows say nothing.
+
+Facts are {split: {label: {...}}}, with the number of images that are due: rows count as soon as they are whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from lipcert.contracts import AttackRow, CertificateRow, Kind, Norm, StabilityRow
+from lipcert.runs.directory import RunDirectory
+from lipcert.runs.layout import ATTACK_FACTS, ATTACKS, CERTIFICATE_FACTS, CERTIFICATES, STABILITY
+
+STRENGTH = (Kind.PROOF, Kind.STATISTICAL, Kind.NOMINAL)  # of a claim, the strongest first
+
+
+class Results(NamedTuple):
+    """What numbers of one split of a run may come from.
+
+    certificates  {label: its rows in the order of the images}, of those that are whole
+    facts         {label: its facts}, of the same
+    attacks       the rows of attacks that are whole, at the radii at which they are
+    stability     the rows of stability.csv
+    unfinished    what was left out: labels, at which radius, how many images of how many
+    """
+
+    certificates: dict[str, list[CertificateRow]]
+    facts: dict[str, dict[str, Any]]
+    attacks: list[AttackRow]
+    stability: list[StabilityRow]
+    unfinished: list[str]
+
+    def kinds(self) -> dict[Kind, list[str]]:
+        """The kinds of claim that were made, the strongest first, each with its certificates, the best one first."""
+        found: dict[Kind, list[str]] = {}
+        for kind in STRENGTH:
+            labels = [label for label, facts in self.facts.items() if facts["kind"] == kind]
+            if labels:
+                found[kind] = sorted(labels, key=lambda label: -sum(row.radius for row in self.certificates[label]))
+        return found
+
+    def best(self, kind: Kind) -> list[CertificateRow]:
+        """Of each image the row with the largest radius, among the certificates of one kind.
+
+        Each of several proofs holds, so the largest radius does. ValueError where they are of different answers.
+        """
+        columns = [self.certificates[label] for label in self.kinds()[kind]]
+        for rows in zip(*columns, strict=True):
+            if len({(row.index, row.label, row.prediction, row.norm) for row in rows}) > 1:
+                raise ValueError(f"the certificates disagree on image {rows[0].index}: they are of different networks")
+        return [max(rows, key=lambda row: row.radius) for rows in zip(*columns, strict=True)]
+
+
+def read_facts(run: RunDirectory, name: str, split: str = "test") -> dict[str, dict[str, Any]]:
+    """The facts of a split's certificates or attacks; {} where there are none. `name` is that of their file."""
+    facts = run.read_json(name).get(split, {}) if run.has(name) else {}
+    if not isinstance(facts, dict):
+        raise ValueError(f"{run / name} does not hold the facts of {name.removesuffix('.json')}")
+    for label, item in facts.items():
+        if not (isinstance(item, dict) and (_is_certificate if name == CERTIFICATE_FACTS else _is_attack)(item)):
+            raise ValueError(f"{run / name} is damaged at `{label[:100]}`")
+    return facts
+
+
+def _is_certificate(facts: Mapping[str, Any]) -> bool:
+    seconds, layers, factor = facts.get("seconds"), facts.get("layers", []), facts.get("enlargement")
+    return (
+        all(isinstance(facts.get(key), str) for key in ("certificate", "target", "device"))
+        and _is_count(facts.get("images"))
+        and facts.get("kind") in list(Kind)
+        and facts.get("norm") in list(Norm)
+        and isinstance(seconds, dict)
+        and seconds.keys() == {"bound", "certify"}
+        and all(map(_is_number, seconds.values()))
+        and isinstance(layers, list)
+        and all(isinstance(row, dict) for row in layers)
+        and (factor is None or _is_number(factor))
+    )
+
+
+def _is_attack(facts: Mapping[str, Any]) -> bool:
+    images = facts.get("images")
+    return (
+        isinstance(images, dict)
+        and all(map(_is_count, images.values()))
+        and _is_number(facts.get("seconds"))
+        and isinstance(facts.get("target"), str)
+        and facts.get("norm") in list(Norm)
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def write_facts(run: RunDirectory, name: str, label: str, facts: Mapping[str, Any], split: str = "test") -> None:
+    """Replaces the facts of one certificate or attack."""
+    everything = run.read_json(name) if run.has(name) else {}
+    everything.setdefault(split, {})[label] = dict(facts)
+    run.write_json(name, everything)
+
+
+def read_results(run: RunDirectory, split: str = "test") -> Results:
+    """All that is whole of a split. ValueError, in one line, where the rows are not those that the facts speak of."""
+    certificates: dict[str, list[CertificateRow]] = {}
+    kept: dict[str, dict[str, Any]] = {}
+    unfinished: list[str] = []
+    for label, facts in read_facts(run, CERTIFICATE_FACTS, split).items():
+        kept[label], certificates[label] = facts, []
+    for row in run.read_rows(CERTIFICATES, CertificateRow):
+        if row.split == split:
+            facts = kept.get(row.certificate, {})
+            if not facts or (row.norm, row.kind) != (facts["norm"], facts["kind"]):
+                raise ValueError(f"{run / CERTIFICATES} has rows that {CERTIFICATE_FACTS} does not: {row.certificate}")
+            certificates[row.certificate].append(row)
+    for label in list(certificates):
+        if whole(certificates[label], due := kept[label]["images"], f"{run / CERTIFICATES}: {label}"):
+            certificates[label].sort(key=lambda row: row.index)
+        else:
+            unfinished.append(f"{label} ({len(certificates.pop(label))} of {due} images)")
+            del kept[label]
+    attacks = _whole_attacks(run, split, unfinished)
+    stability = [row for row in run.read_rows(STABILITY, StabilityRow) if row.split == split]
+    return Results(certificates, kept, attacks, stability, unfinished)
+
+
+def whole(rows: Sequence[CertificateRow | AttackRow], due: int, what: str) -> bool:
+    """Whether rows are of the first `due` images, each once. ValueError where one comes twice, or is not among them."""
+    indices = {row.index for row in rows}
+    if len(indices) < len(rows):
+        raise ValueError(f"{what}: {len(rows)} rows are of only {len(indices)} images, and each may be counted once")
+    if indices and not (min(indices) >= 0 and max(indices) < due):
+        raise ValueError(f"{what}: rows of images {min(indices)} to {max(indices)}, but {due} images are due")
+    return len(rows) == due > 0
+
+
+def eps_key(eps: float | None) -> str:
+    """How an eps is written as a key of JSON."""
+    return "null" if eps is None else repr(float(eps))
+
+
+def _whole_attacks(run: RunDirectory, split: str, unfinished: list[str]) -> list[AttackRow]:
+    facts = read_facts(run, ATTACK_FACTS, split)
+    groups: dict[tuple[str, str], list[AttackRow]] = {}
+    rows = [row for row in run.read_rows(ATTACKS, AttackRow) if row.split == split]
+    for row in rows:
+        groups.setdefault((row.attack, eps_key(row.eps)), []).append(row)
+    kept = set()
+    for (label, eps), group in groups.items():
+        images = facts[label]["images"] if label in facts else {}
+        if eps not in images:
+            raise ValueError(f"{run / ATTACKS} has rows that {ATTACK_FACTS} does not: {label} at {eps}")
+        if whole(group, images[eps], f"{run / ATTACKS}: {label} at {eps}"):
+            kept.add((label, eps))
+        else:
+            unfinished.append(f"{label} at {eps} ({len(group)} of {images[eps]} images)")
+    return [row for row in rows if (row.attack, eps_key(row.eps)) in kept]
