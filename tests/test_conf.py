@@ -99,15 +99,17 @@ def test_every_attack_builds_and_says_what_it_is(name):
     assert attack.eps is None or len(attack.eps)
 
 
+@pytest.mark.parametrize("schedule", DRIVEN)
+def test_a_schedule_that_drives_a_loss_needs_that_loss(schedule):
+    with pytest.raises(ValueError, match=r"`schedule\.\w+\.\w+` has no value: .*loss\.(eps|weight|c)"):
+        composed(f"schedule={schedule}", "loss=cross_entropy")
+
+
 @pytest.mark.parametrize("schedule", names(CONF / "schedule"))
 @pytest.mark.parametrize(("model", "has"), [("l2nnn", {"strict"}), ("ibp_convnet", set()), ("linf_dist", {"p"})])
 def test_every_schedule_drives_every_kind_of_network_if_it_can(model, has, schedule):
-    overrides = [f"model={model}", f"schedule={schedule}"]
-    if schedule in DRIVEN:
-        with pytest.raises(ValueError, match=r"`schedule\.\w+\.\w+` has no value: .*loss\.(eps|weight|c)"):
-            composed(*overrides, "loss=cross_entropy")
-        overrides.append(f"loss={DRIVEN[schedule]}")
-    config = composed(*overrides)
+    driver = composed(f"schedule={schedule}", f"loss={DRIVEN.get(schedule, 'cross_entropy')}")
+    config = composed(f"model={model}") | {key: driver[key] for key in ("schedule", "loss")}
     if lacking := {"p", "strict"} & config["schedule"].keys() - has:
         with pytest.raises(ValueError, match=rf"`schedule\.{lacking.pop()}` drives model\."):
             built(config)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from frozen_builder import Builder
 from torch import nn
 
 import lipcert
@@ -12,6 +13,7 @@ from lipcert.attacks.judge import judge
 from lipcert.certificates.interval import Interval
 from lipcert.frozen import freeze
 from lipcert.frozen.lipschitz import Walk
+from lipcert.frozen.pairs import pair_bounds
 from lipcert.frozen.rounding import rounding
 from lipcert.models.nearest_neighbour import NearestNeighbour
 
@@ -57,6 +59,22 @@ def test_a_class_without_images_is_no_misclassification():
 def test_a_network_without_any_image_is_frozen_and_proves_nothing():
     net = lipcert.freeze(NearestNeighbour(input_shape=(1, 2, 2), num_classes=3), (1, 2, 2))
     assert net.certify(np.zeros((1, 1, 2, 2))).radius.tolist() == [0.0]
+
+
+def test_a_chain_of_two_thousand_operations_has_a_bound():
+    builder, value = Builder(0, (2,)), 0
+    for _ in range(2000):
+        value = builder.add("pointwise", value, function="tanh", parameters=())
+    network = builder.network(value)
+    walk = Walk(network, network.norm)
+    assert 1 <= walk.constant(value) < 1 + 1e-6
+    assert bool(pair_bounds(walk).smallest().isfinite().all())
+
+
+def test_a_padding_of_billions_is_refused_before_anything_is_padded():
+    weight = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    with pytest.raises(ValueError, match="billions of entries"):
+        Builder(0, (1, 2, 2)).add("distance_convolution", 0, weight=weight, stride=10**9, padding=10**9, groups=1)
 
 
 def small():

@@ -250,8 +250,8 @@ IN_JSON = {
     "a later value": (at(f"{CONV}.inputs", [3]), "not computed before it"),
     "its own value": (at(f"{CONV}.inputs", [1]), "not computed before it"),
     "a negative value": (at(f"{POOL}.inputs", [-1]), "not computed before it"),
-    "two inputs for one": (at(f"{POOL}.inputs", [1, 1]), "takes 1 inputs, not 2"),
-    "no inputs": (at(f"{CAT}.inputs", []), "takes at least one inputs, not 0"),
+    "two inputs for one": (at(f"{POOL}.inputs", [1, 1]), "has 2 inputs, not 1"),
+    "no inputs": (at(f"{CAT}.inputs", []), "has 0 inputs, not one or more"),
     "nested inputs": (at(f"{POOL}.inputs", [[1]]), "is a list of 1, not a valid int"),
     "another shape": (at(f"{POOL}.shape", [4, 3, 2]), "has the shape (4, 3, 3), not (4, 3, 2)"),
     "a name that colours a terminal": (at(f"{CONV}.name", "\x1b[31m\n"), "not a valid str"),
@@ -425,7 +425,7 @@ def link(path: Path) -> None:
 
 PLACES = {
     "missing": (lambda p: p.unlink(), "no such file"),
-    "a directory": (lambda p: (p.unlink(), p.mkdir()), "is a directory"),
+    "a directory": (lambda p: (p.unlink(), p.mkdir()), "is no regular file"),
     "a pipe": (lambda p: (p.unlink(), os.mkfifo(p)), "is no regular file"),
     "a link": (link, "is no regular file"),
     "a link to a device": (lambda p: (p.unlink(), p.symlink_to("/dev/zero")), "is no regular file"),

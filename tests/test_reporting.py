@@ -419,7 +419,7 @@ def test_unfinished_and_damaged_runs_are_named(tmp_path):
 def test_only_seeds_are_averaged(tmp_path):
     configs = [configuration(1), configuration(2), configuration(1, omega=3.0), configuration(1)]
     runs = find_runs([written(tmp_path / str(i), c, data_seed=i) for i, c in enumerate(configs)])
-    assert differing_keys(configs) == ["seed", "dataset.seed", "loss.omega"]
+    assert differing_keys(configs) == ["dataset.seed", "loss.omega", "seed"]
     groups = group_by_seed(runs)
     assert [[run.path.name for run in group] for group in groups] == [["0", "1"], ["2"], ["3"]]  # a repeat is no sample
     names, left_out = group_names(groups)

@@ -11,8 +11,9 @@ import pytest
 import torch
 from commandline import TINY, elsewhere, lipcert, refused, snapshot
 
-from lipcert import training
-from lipcert.tasks import certify
+from lipcert.commands import train
+from lipcert.runs.directory import RunDirectory
+from lipcert.training.module import Training
 
 RUN = ("dataset.subset=200", "schedule.epochs=3", "schedule.batch_size=50", "attack.images=40", "attack.batch_size=20")
 
@@ -20,10 +21,17 @@ RUN = ("dataset.subset=200", "schedule.epochs=3", "schedule.batch_size=50", "att
 # owner.name, `on(..., after=True)` when that call is done.
 DRIVER = """
 import functools, os, signal, sys
-from lipcert import cli, training
+from lipcert import files
+from lipcert.cli import main
+from lipcert.commands import train
+from lipcert.runs.directory import RunDirectory
+from lipcert.evaluation import attack, certify
 from lipcert.frozen import file
-from lipcert.reporting import files
-from lipcert.tasks import attack, certify, fitting, record, store
+from lipcert.runs.directory import RunDirectory
+from lipcert.runs.tensorboard import EpochLog
+from lipcert.training import ranks
+from lipcert.training.module import Training
+from lipcert.training.trainer import RegisteredCheckpointIO
 
 def on(owner, name, n=1, after=False):
     original, calls = getattr(owner, name), []
@@ -43,21 +51,21 @@ sys.exit(main.run("train", sys.argv[2:]))
 """
 
 MOMENTS = {
-    "config.yaml is there, training has not begun": "on(fitting, 'fit')",
-    "in the first epoch": "on(training.Training, 'training_step', 3)",
-    "the first epoch is logged, not yet saved": "on(fitting.EpochLog, '__call__', 1, after=True)",
-    "the first checkpoint is half written": "on(training.os, 'replace', 3)",
-    "in the second epoch": "on(training.Training, 'training_step', 6)",
-    "the second epoch is logged, not yet saved": "on(fitting.EpochLog, '__call__', 2, after=True)",
-    "the last checkpoint is there": "on(training.AtomicCheckpointIO, 'save_checkpoint', 3, after=True)",
-    "trained, not yet frozen": "on(store, 'freeze_run')",
-    "the network is half written": "on(file, '_replace', 2)",
-    "the network is there, nothing is certified": "on(store, 'freeze_run', after=True)",
+    "config.yaml is there, training has not begun": "on(ranks, 'fit_here')",
+    "in the first epoch": "on(Training, 'training_step', 3)",
+    "the first epoch is logged, not yet saved": "on(EpochLog, '__call__', 1, after=True)",
+    "the first checkpoint is written, not yet known": "on(RunDirectory, '_write', 2)",
+    "in the second epoch": "on(Training, 'training_step', 6)",
+    "the second epoch is logged, not yet saved": "on(EpochLog, '__call__', 2, after=True)",
+    "the last checkpoint is there": "on(RegisteredCheckpointIO, 'save_checkpoint', 3, after=True)",
+    "trained, not yet frozen": "on(train, 'freeze_run')",
+    "the network is half written": "on(file, 'write_atomic', 2)",
+    "the network is there, nothing is certified": "on(train, 'freeze_run', after=True)",
     "while certifying": "on(certify, 'exact')",
-    "certified, the certificate's facts not yet written": "on(certify, 'write_rows', 1, after=True)",
-    "in the middle of an attack": "on(attack, 'append_rows', 3)",
-    "attacked, nothing recorded": "on(record, 'write')",
-    "the curves are drawn, the summary is not yet written": "on(record, 'write_json_atomic')",
+    "certified, how long it took not yet written": "on(certify, 'write_facts', 2)",
+    "in the middle of an attack": "on(attack.Attacking, 'rows', 2)",
+    "attacked, nothing recorded": "on(train, 'write_record')",
+    "the curves are drawn, the summary is not yet written": "on(RunDirectory, 'write_json', 5)",
 }
 
 
@@ -92,7 +100,7 @@ def test_what_a_schedule_drives_is_resumed_too(model, tmp_path):
     """p grows, the decay follows it, and the running means are those of every step."""
     run = (*RUN, f"model={model}", "model.width=16", "output_dir=run")
     folders = [tmp_path / name for name in ("whole", "killed")]
-    for folder, code in zip(folders, ("", "on(training.Training, 'training_step', 6)"), strict=True):
+    for folder, code in zip(folders, ("", "on(Training, 'training_step', 6)"), strict=True):
         folder.mkdir()
         assert drive(code, *run, cwd=folder).returncode == (-9 if code else 0)
     early = elsewhere("certify", "run=run", cwd=folders[1])
@@ -145,7 +153,7 @@ def test_stopped_in_training_and_resumed(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = (*TINY, "schedule.epochs=2", "schedule.batch_size=25")
     assert lipcert(capsys, "train", *run, "output_dir=whole").status == 0
-    step = training.Training.training_step
+    step = Training.training_step
 
     def stop(module, batch, batch_idx):
         if module.global_step == 6:
@@ -153,7 +161,7 @@ def test_stopped_in_training_and_resumed(capsys, tmp_path, monkeypatch):
         return step(module, batch, batch_idx)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Training, "training_step", stop)
+        patch.setattr(Training, "training_step", stop)
         told = lipcert(capsys, "train", *run, "output_dir=run")
     assert told.status == 130 and told.err == "lipcert: interrupted; `lipcert train resume=run` goes on\n"
     for task in ("certify", "attack"):  # there is nothing yet that could be certified
@@ -165,7 +173,7 @@ def test_stopped_in_training_and_resumed(capsys, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(certify, "certify", stop_again)
+        patch.setattr(train, "certify", stop_again)
         assert lipcert(capsys, "train", "resume=run").status == 130
     assert not Path("run/certificates.csv").exists()
     assert "is not certified yet" in refused(capsys, "attack", "run=run", "attack=deepfool_l2")
@@ -193,7 +201,9 @@ def test_the_network_of_a_run_is_what_was_certified(capsys, tmp_path, monkeypatc
     assert lipcert(capsys, "certify", "run=run1").status == 0
     assert Path("run1/certificates.csv").read_bytes() == one != two
     shutil.rmtree("run1/network")
-    shutil.copytree("run2/network", "run1/network")
+    names = [f"network/{path.name}" for path in Path(shutil.copytree("run2/network", "run1/network")).iterdir()]
+    assert "is not what was written" in refused(capsys, "certify", "run=run1")
+    RunDirectory("run1").register(*names)
     assert lipcert(capsys, "certify", "run=run1").status == 0
     assert Path("run1/certificates.csv").read_bytes() == two
 
@@ -205,7 +215,7 @@ def test_early_stopping_is_not_undone_by_resuming(capsys, tmp_path, monkeypatch)
     assert lipcert(capsys, "train", *run, "output_dir=run").status == 0
     stopped = epochs(Path("run"))
     assert len(stopped) < 20
-    Path("run/summary.json").unlink()
+    RunDirectory("run").forget("summary.json")
     assert lipcert(capsys, "train", "resume=run").status == 0
     assert epochs(Path("run")) == stopped
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from commandline import lipcert, refused
 
-from lipcert.datasets.digits import digits
 from lipcert.analyses.separation.distances import Separation, separation
-from lipcert.reporting.rows import read_rows
-from lipcert.reporting.separation import SeparationRow, separation_table, stability_curve
-from lipcert.tasks import separation as task
+from lipcert.analyses.separation.figures import stability_curve
+from lipcert.analyses.separation.rows import ROWS, SeparationRow, read_separation, separation_table
+from lipcert.commands.separation import CONTENT, FIGURE, PICTURE
+from lipcert.datasets.digits import digits
 
-FILES = {task.ROWS, task.CONTENT, task.FIGURE, task.PICTURE}
+FILES = {ROWS, CONTENT, FIGURE, PICTURE}
 
 
 def bytes_of(count: int, pixels: int, levels: int = 256) -> torch.Tensor:
@@ -147,8 +147,8 @@ def test_the_command(directory, capsys):
     assert told.status == 0, told.err
     (where,) = Path("outputs/separation").iterdir()
     assert {path.name for path in where.iterdir()} == FILES and f"written: {where}" in told.out
-    content = json.loads((where / task.CONTENT).read_text())
-    rows = read_rows(where / task.ROWS, SeparationRow)
+    content = json.loads((where / CONTENT).read_text())
+    rows = read_separation(where)
     train = digits().train
     found = brute(train.images, train.labels)
     assert [row.distance for row in rows] == (found.squared.double().sqrt() / 255).tolist()
@@ -161,7 +161,7 @@ def test_the_command(directory, capsys):
     for number in (content["lipschitz"], content["distance"], content["median_distance"]):
         assert f"{number:.6g}" in told.out
     again = lipcert(capsys, "separation", "batch_size=100", "output_dir=small")
-    assert again.status == 0 and Path("small", task.ROWS).read_text() == (where / task.ROWS).read_text()
+    assert again.status == 0 and Path("small", ROWS).read_text() == (where / ROWS).read_text()
 
 
 def test_copies_are_reported(directory, capsys):
@@ -172,11 +172,11 @@ def test_copies_are_reported(directory, capsys):
     archive(directory / "set.npz", images, labels)
     told = lipcert(capsys, "separation", "dataset=npz", "dataset.path=set.npz", "dataset.name='a[b]'", "output_dir=out")
     assert told.status == 0, told.err
-    content = json.loads(Path("out", task.CONTENT).read_text())
+    content = json.loads(Path("out", CONTENT).read_text())
     assert content["duplicates"][0] == {"indices": [0, 15, 20], "labels": [0, 1, 1]}
     assert len(content["duplicates"]) == 10 and 0 < content["lipschitz"] < math.inf
     assert "0 (label 0), 15 (label 1), 20 (label 1)" in told.out and "and more" in told.out and "a[b]" in told.out
-    rows = read_rows(Path("out", task.ROWS), SeparationRow)
+    rows = read_separation(Path("out", ROWS))
     assert [row.index for row in rows if row.distance == 0] == [*range(10), 15, *range(20, 30)]
     assert all(row.distance == rows[row.nearest].distance == 0 for row in rows if row.distance == 0)
 
@@ -193,16 +193,16 @@ def test_a_sweep_and_the_data_sets_own_keys(directory, capsys):
     told = lipcert(capsys, "separation", "-m", "dataset.subset=100,200", "output_dir=sweep")
     assert told.status == 0, told.err
     for job, images in (("0", 100), ("1", 200)):
-        with Path("sweep", job, task.ROWS).open() as file:
+        with Path("sweep", job, ROWS).open() as file:
             assert len(list(csv.DictReader(file))) == images
 
 
 def test_what_is_told_in_one_line(directory, capsys):
-    archive(directory / "one.npz", bytes_of(5, 48).view(5, 3, 4, 4), [3] * 5)
+    archive(directory / "one.npz", bytes_of(5, 48).view(5, 3, 4, 4), [0] * 5)
     Path("file").write_text("")
     for written, line in (
-        ("dataset=npz dataset.path=one.npz", "`dataset` has 5 images and no two labels"),
-        ("dataset=npz", "`dataset.path` must name an .npz file"),
+        ("dataset=npz dataset.path=one.npz", "`dataset`: npz has 1 class, and a classifier needs 2"),
+        ("dataset=npz", "`dataset.path` must be a file with x_train, y_train, x_test, y_test"),
         ("dataset=digts", "`dataset=digts`: there is no such option; did you mean `digits`?"),
         ("batch_size=0", "`batch_size` must be at least 1, got 0"),
         ("device=foo", "`device`=foo can't be used here"),
@@ -219,7 +219,7 @@ def test_mnist(mnist_dir, directory, capsys):
     """TULIP's Table 2: 0.417."""
     told = lipcert(capsys, "separation", "dataset=mnist", f"data_dir={mnist_dir}", "output_dir=out")
     assert told.status == 0, told.err
-    content = json.loads(Path("out", task.CONTENT).read_text())
+    content = json.loads(Path("out", CONTENT).read_text())
     assert round(content["lipschitz"], 3) == 0.417 and content["squared_distance_of_bytes"] == 374141
     assert content["images"] == 60000 and content["duplicates"] == []
     assert content["closest"] == {"indices": [12132, 32835], "labels": [1, 7]}

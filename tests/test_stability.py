@@ -9,26 +9,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commandline import refused
-from test_reporting import PGD, attacked, certificates, configuration, written
+from commandline import certified, refused
+from test_reporting import PGD, attacked, certificates, configuration, put_attacks, written
 from torch import nn
 
-from lipcert.cli import main
-from lipcert.contracts import AttackRow, CertificateRow
-from lipcert.frozen import Network, freeze
-from lipcert.frozen.gradients import steepness
+from lipcert.analyses.separation.figures import stability_curve
+from lipcert.analyses.separation.rows import SeparationRow
 from lipcert.analyses.stability.linearised import linearised_norm
-from lipcert.frozen.lipschitz import Walk
-from lipcert.reporting import error_curves
-from lipcert.runs import numbers
-from lipcert.reporting.groups import group_by_seed, group_names
-from lipcert.reporting.rows import read_rows, write_rows
-from lipcert.runs.find import find_runs
-from lipcert.reporting.separation import SeparationRow, stability_curve
-from lipcert.reporting.stability import StabilityRow, maxima
-from lipcert.reporting.table import comparison
+from lipcert.cli import main
+from lipcert.contracts import AttackRow, StabilityRow
 from lipcert.evaluation.arithmetic import exact
 from lipcert.evaluation.load import load_run
+from lipcert.frozen import Network, freeze
+from lipcert.frozen.gradients import steepness
+from lipcert.frozen.lipschitz import Walk
+from lipcert.reporting import error_curves
+from lipcert.reporting.groups import group_by_seed, group_names
+from lipcert.reporting.table import comparison
+from lipcert.runs import numbers
+from lipcert.runs.directory import RunDirectory
+from lipcert.runs.find import find_runs
+from lipcert.runs.numbers import maxima
 
 SMALLEST = "smallest_pgd_l2-10"
 SMALL = (
@@ -85,11 +86,8 @@ def test_a_linearised_network_is_the_product_of_its_layers():
 
 def test_a_nominal_run_says_how_steep_it_is_and_certifies_nothing(run):
     summary = json.loads((run / "summary.json").read_text())
-    rows, certified = (
-        read_rows(run / "stability.csv", StabilityRow),
-        read_rows(run / "certificates.csv", CertificateRow),
-    )
-    _, network, dataset = load_run(run)
+    rows = RunDirectory(run).read_rows("stability.csv", StabilityRow)
+    _, _, network, dataset = load_run(run)
     x, y = dataset.test.pixels(), dataset.test.labels
     seen = steepness(network, exact(x.double() / 255), y)
     assert [row.index for row in rows] == list(range(359))
@@ -98,7 +96,7 @@ def test_a_nominal_run_says_how_steep_it_is_and_certifies_nothing(run):
     assert summary["kind"] == "nominal"
     assert not [key for key in summary if key.startswith("certified")]
     assert summary["max_loss_gradient"] == max(row.loss_gradient for row in rows)
-    for row, own in zip(certified, rows, strict=True):
+    for row, own in zip(certified(run), rows, strict=True):
         due = max(0.0, math.log(2) - own.loss) / summary["max_loss_gradient"] if row.prediction == row.label else 0
         assert row.radius == pytest.approx(due, rel=1e-9)
         assert row.kind == "nominal"
@@ -124,11 +122,11 @@ def test_any_run_in_l2_can_be_looked_at(run, capsys):
     content, summary = (json.loads((run / name).read_text()) for name in ("stability.json", "summary.json"))
     assert (run / "stability.csv").read_bytes() == before
     assert content["images"] == 359
-    assert summary["kind"] == "proof"
+    assert summary["kind"] == "proof" and "nominal_accuracy" in summary
     assert content["max_jacobian"] == summary["max_jacobian"] <= content["product_of_norms"]
     assert content["product_of_norms"] == pytest.approx(summary["lipschitz_bound"], rel=1e-9)
-    assert main.run("certify", [f"run={run}"]) == 0  # nominal again
-    assert json.loads((run / "summary.json").read_text())["kind"] == "nominal"
+    assert main.run("certify", [f"run={run}"]) == 0  # nominal again: the proof stays
+    assert json.loads((run / "summary.json").read_text())["kind"] == "proof"
 
 
 @pytest.mark.parametrize("model", ["nearest_neighbour", "linf_dist"])
@@ -160,7 +158,7 @@ def smallest(rows, scale, seed):
     for row in rows[:40]:
         wrong, found = row.prediction != row.label, draw.random() < 0.9
         distance = 0.0 if wrong else scale * draw.random() if found else math.inf
-        out.append(AttackRow(row.index, SMALLEST, None, wrong or found, distance))
+        out.append(AttackRow("test", row.index, "l2", SMALLEST, None, wrong or found, distance))
     return out
 
 
@@ -169,23 +167,22 @@ def defences(folder):
     for i, (seed, scale) in enumerate([(1, 1.0), (2, 1.2), (1, 3.0), (2, 3.3)]):
         path = written(folder / str(i), configuration(seed, "resnet34", eps=scale // 1), kind="nominal")
         rows = smallest(certificates(), scale, i) + [row for row in attacked(certificates()) if row.attack == PGD]
-        write_rows(path / "attacks.csv", AttackRow, rows)
-        write_rows(path / "stability.csv", StabilityRow, [StabilityRow(0, 1.0, scale, 5.0, 4.0)])
+        put_attacks(RunDirectory(path), rows)
+        steep = [StabilityRow("test", 0, 1.0, scale, 5.0, 4.0)]
+        RunDirectory(path).write_rows("stability.csv", StabilityRow, steep)
     return find_runs([folder])
 
 
 def test_an_error_curve_is_its_distances(tmp_path):
     runs = defences(tmp_path)[:2]
-    curve = errors.error_curve([run.attack_rows for run in runs], SMALLEST)
+    curve = error_curves.error_curve([run.attack_rows for run in runs], SMALLEST)
     for eps in (0.0, 0.1, 0.5, 0.7, 1.1, *curve.x):
         due = np.mean([1 - numbers.robust_accuracy(run.attack_rows, SMALLEST, eps) for run in runs])
         assert curve.y[np.searchsorted(curve.x, eps, side="right") - 1] == pytest.approx(due)
     assert curve.y[0] > 0 and curve.y[-1] < 1  # misclassified images, and failures
-    odd = [AttackRow(0, SMALLEST, None, False, 0.3), AttackRow(1, SMALLEST, None, True, math.nan)]
-    assert numbers.distances(odd, SMALLEST) == [
-        math.inf,
-        0.0,
-    ]  # no success is no distance; in doubt it is misclassified
+    row = AttackRow("test", 0, "l2", SMALLEST, None, False, 0.3)
+    odd = [row, row._replace(index=1, success=True, distance=math.nan)]
+    assert numbers.distances(odd, SMALLEST) == [math.inf, 0.0]  # no success, no distance; in doubt misclassified
     median = numbers.median_distance(runs[0].attack_rows, SMALLEST)
     assert numbers.robust_accuracy(runs[0].attack_rows, SMALLEST, median) <= 0.5
     with pytest.raises(ValueError, match="was tried at given radii"):
@@ -196,17 +193,18 @@ def test_defences_lie_over_one_another_and_over_the_data(tmp_path):
     runs = defences(tmp_path)
     groups = group_by_seed(runs)
     beside = stability_curve([SeparationRow(i, 0, 1, float(i)) for i in range(5)])
-    figure = errors.errors_figure(groups, group_names(groups)[0], beside)
+    figure = error_curves.errors_figure(groups, group_names(groups)[0], beside)
     (axes,) = figure.axes
     assert axes.get_title() == SMALLEST
     assert [line.get_label() for line in axes.lines] == ["loss.eps=1.0", "loss.eps=3.0", beside.label]
-    alone = errors.errors_figure(groups[:1], ["defence"])
+    alone = error_curves.errors_figure(groups[:1], ["defence"])
     assert [line.get_label() for line in alone.axes[0].lines] == [SMALLEST]
-    assert errors.errors_figure(group_by_seed(find_runs([written(tmp_path / "x", configuration())])), ["a"]) is not None
+    other = group_by_seed(find_runs([written(tmp_path / "x", configuration())]))
+    assert error_curves.errors_figure(other, ["a"]) is not None
     untried = [[run] for run in runs]
     for (run,) in untried:
         run.attack_rows[:] = [row for row in run.attack_rows if row.attack == PGD]
-    assert errors.errors_figure(untried, list("abcd")) is None
+    assert error_curves.errors_figure(untried, list("abcd")) is None
 
 
 def test_compare_averages_medians_and_maxima_over_seeds(tmp_path):

@@ -32,7 +32,7 @@ class Statistical(Pairwise):
         super().__init__()
         if starts < 1 or iterations < 2:
             given = f"{starts} and {iterations}"
-            raise ValueError(f"`certificate.starts`, `iterations` must be at least 1 and 2, got {given}")
+            raise ValueError(f"`certificate.starts` and `certificate.iterations` must be at least 1 and 2, got {given}")
         self.starts, self.iterations, self.seed = starts, iterations, seed
 
     def __call__(self, network: Network) -> BoundCertificate:

@@ -38,10 +38,10 @@ def run(
     loaded = load_run(Path(run), data_dir=data_dir, trust=trust)
     if attack.get("eps", 0) is None:  # conf/attack.yaml's `eps: null`: the run's own radii
         attack = attack | {"eps": radii(eps or loaded.config["eps"])}
+    if not loaded.directory.has(CERTIFICATES):
+        raise ValueError(f"`run`: {run} is not certified yet; run `lipcert certify run={run}` first")
     with writing(run, "attack"):
         loaded.directory.settle()
-        if not loaded.directory.has(CERTIFICATES):
-            raise ValueError(f"`run`: {run} is not certified yet; run `lipcert certify run={run}` first")
         attack_run(loaded, attack, device=device)
         write_record(loaded.directory)
     show(loaded.directory)

@@ -93,15 +93,16 @@ def resume_run(directory: Path, trust: bool) -> None:
     if not is_first_node(config["trainer"]["num_nodes"]):
         ranks.train(RunDirectory(directory), config, preflight(config))
         return
-    with writing(directory, "train"):
-        stopped = RunDirectory(directory)
-        stopped.settle()
-        if is_finished(stopped):
-            print(f"{directory} is finished: nothing to resume")
-            return
-        data = preflight(config)
-        check_data(stopped, data, ("train", "val", "test"))
-        finish(stopped, config, data)
+    stopped = RunDirectory(directory)
+    if not is_finished(stopped):
+        with writing(directory, "train"):
+            stopped.settle()
+            if not is_finished(stopped):  # whoever held the lock before may have finished it
+                data = preflight(config)
+                check_data(stopped, data, ("train", "val", "test"))
+                finish(stopped, config, data)
+                return
+    print(f"{directory} is finished: nothing to resume")
 
 
 def resume_same(directory: Path, settings: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lipcert.contracts import Norm
-from lipcert.files import opened, write_atomic
+from lipcert.files import read_regular, write_atomic
 from lipcert.frozen.fields import dtype_of, plain, read, required, short, type_name, written
 from lipcert.frozen.network import MOST_ENTRIES, Network
 from lipcert.frozen.operation import Operation, Shape, expect, tensor_fields
@@ -82,9 +81,9 @@ def load(folder: Path) -> Network:
     """
     path = Path(folder) / TEXT
     try:
-        shape, norm, sha256, described = _read_text(_bytes(path, MOST_TEXT))
+        shape, norm, sha256, described = _read_text(read_regular(path, MOST_TEXT))
         path = Path(folder) / TENSORS
-        operations = tuple(_bound(described, _read_tensors(_bytes(path, MOST_BYTES), sha256)))
+        operations = tuple(_bound(described, _read_tensors(read_regular(path, MOST_BYTES), sha256)))
         path = Path(folder) / TEXT
         return Network(shape, operations, norm)
     except RecursionError:
@@ -217,9 +216,3 @@ def _bound(described: list[Described], tensors: dict[str, Tensor]) -> Iterator[O
         yield operation(**values, **bound)
     for name in tensors:
         raise ValueError(f"{short(name)} belongs to no operation")
-
-
-def _bytes(path: Path, most: int) -> bytes:
-    """The content of a regular file of at most `most` bytes; no more memory is allocated than the file is long."""
-    with opened(path, most) as file:
-        return file.read(os.fstat(file.fileno()).st_size)

@@ -40,7 +40,7 @@ class Network:
                 raise ValueError(f"{where} reads a value that is not computed before it")
             count = len(operation.inputs)
             if count != operation.arity if operation.arity is not None else count == 0:
-                raise ValueError(f"{where} takes {operation.arity or 'at least one'} inputs, not {count}")
+                raise ValueError(f"{where} has {count} inputs, not {operation.arity or 'one or more'}")
             for name, constant in operation.constants().items():
                 if not bool(constant.isfinite().all()):
                     raise ValueError(f"{where}: its {name} is not finite")
