@@ -45,6 +45,12 @@ class Classifier(Protocol):
     part that ends with the logits, and `enclosure(x, eps)` = (z, low, high): its logits are enclosed(z), and
     low ≤ z ≤ high stands for all images within eps of x. A layer with a `claim()` says what its own scheme promises of
     its operator norms. A classifier without gradient training takes its training set by `memorise(images, labels)`.
+
+    A layer may offer besides: `project()`, called after every step of the optimizer, which restores a constraint;
+    `retract()`, called after a step if the optimizer's attribute `retract` is true; `weight_penalty()`, a scalar that
+    the L2NNN loss adds. A weight may carry `p`, the norm in which LpAdamW decays it. A schedule sets any attribute that
+    a ramp names, on the loss (`loss.NAME`) or on every layer that has it (`model.NAME`). A classifier with a linear
+    `head` can be trained with a decay of its head alone.
     """
 
     norm: str

@@ -36,9 +36,10 @@ def refused(capsys, command: str, *arguments: object, leaves: tuple[Path, ...] =
 
 
 def snapshot(*folders: Path) -> dict[Path, tuple[int, int]]:
-    """Every file and directory below `folders`: when it was written and how large it is."""
-    stats = {path: path.stat() for folder in folders for path in folder.rglob("*")}
-    return {path: (stat.st_mtime_ns, stat.st_size) for path, stat in stats.items()}
+    """Every file and directory below `folders` but for locks: when a file was written and how large it is."""
+    paths = [path for folder in folders for path in folder.rglob("*") if path.name != ".lock"]
+    stats = {path: path.stat() for path in paths}
+    return {path: (0, 0) if path.is_dir() else (stat.st_mtime_ns, stat.st_size) for path, stat in stats.items()}
 
 
 def elsewhere(*arguments: object, **options) -> subprocess.CompletedProcess:

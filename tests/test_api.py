@@ -253,12 +253,10 @@ def test_the_bound_of_the_default_network_before_it_is_trained():
     assert again.vector == bound.vector and np.array_equal(again.pairs, bound.pairs)
 
 
-def test_train_is_the_command(capsys):
-    ours = lipcert.train(*RUN, "output_dir=ours")
+def test_train_is_the_command(run, capsys):
     assert command(capsys, "train", *RUN, "output_dir=theirs").status == 0
-    assert (Path("ours/certificates.csv")).read_bytes() == Path("theirs/certificates.csv").read_bytes()
-    assert ours.load().classes == 10 and 0 < ours.summary["clean_accuracy"] <= 1
-    resumed = lipcert.train("resume=ours")
-    assert resumed.summary == ours.summary and resumed.directory == Path("ours")
-    with pytest.raises(ValueError, match="`output_dir`: ours already exists"):
-        lipcert.train(*RUN, "output_dir=ours")
+    assert (run / "certificates.csv").read_bytes() == Path("theirs/certificates.csv").read_bytes()
+    resumed = lipcert.train(f"resume={run}")
+    assert resumed.directory == run and resumed.load().classes == 10 and 0 < resumed.summary["clean_accuracy"] <= 1
+    with pytest.raises(ValueError, match=f"`output_dir`: {run} already exists"):
+        lipcert.train(*RUN, f"output_dir={run}")

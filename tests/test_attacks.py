@@ -24,9 +24,11 @@ from lipcert.attacks.fast_gradient import FastGradient
 from lipcert.attacks.judge import distance, judge
 from lipcert.attacks.projected_gradient import ProjectedGradient
 from lipcert.attacks.smallest import SmallestDistance
+from lipcert.configuration import build, plain
 from lipcert.contracts import Attack, AttackRow, Norm
-from lipcert.reporting.numbers import attack_norm
-from lipcert.tasks.attacking import CertificateBroken, attack_images
+from lipcert.errors import CertificateBroken
+from lipcert.evaluation.attack import Attacking, Proved
+from lipcert.runs.numbers import attack_norm
 
 NORMS = list(Norm)
 DUAL = {Norm.L1: math.inf, Norm.L2: 2, Norm.LINF: 1}
@@ -325,7 +327,7 @@ def test_a_senseless_setting_names_its_key(build, key):
 
 def test_importing_the_attacks_does_not_import_foolbox():
     code = "import sys, lipcert.attacks.deep_fool, lipcert.attacks.boundary, lipcert.attacks.smallest\n"
-    code += "import lipcert.attacks.projected_gradient, lipcert.tasks.attacking\n"
+    code += "import lipcert.attacks.projected_gradient, lipcert.evaluation.attack\n"
     code += "assert 'foolbox' not in sys.modules\n"
     code += "from lipcert.attacks.adapter import load_foolbox; load_foolbox(); assert 'foolbox' in sys.modules"
     environment = {**os.environ, "PATH": ""}  # no git binary either
@@ -428,6 +430,20 @@ def test_the_judge_refuses_what_it_cannot_judge():
 # --- the loop
 
 
+def attack_images(attack, network, exact, images, y, *, append, done=frozenset(), certified, norm, folder) -> None:
+    proved = [Proved(norm, "pairwise", certified)] if certified else []
+    loop = Attacking(
+        attack=attack,
+        network=network,
+        exact=exact,
+        images=images[: attack.images],
+        labels=y,
+        proved=proved,
+        folder=folder,
+    )
+    loop.run([None] if attack.eps is None else attack.eps, append=append, done=done)
+
+
 def loop(attack, model, images, y, tmp_path, *, certified=None, norm=Norm.L2, done=frozenset()) -> list[AttackRow]:
     rows: list[AttackRow] = []
     attack_images(
@@ -439,8 +455,8 @@ def loop(attack, model, images, y, tmp_path, *, certified=None, norm=Norm.L2, do
         append=rows.extend,
         done=done,
         certified=certified or {},
-        certified_norm=norm,
-        counterexamples=tmp_path / "counterexamples",
+        norm=norm,
+        folder=tmp_path / "counterexamples",
     )
     return rows
 
@@ -498,8 +514,8 @@ def test_a_false_certificate_is_caught_and_a_true_one_is_not(attack, certified_n
     arguments = {
         "append": rows.extend,
         "certified": false,
-        "certified_norm": certified_norm,
-        "counterexamples": tmp_path / "counterexamples",
+        "norm": certified_norm,
+        "folder": tmp_path / "counterexamples",
     }
     with pytest.raises(CertificateBroken, match=f"image {found}: {attack.label} .*10.0") as caught:
         attack_images(attack, deepcopy(exact).float(), exact, images, y, **arguments)
@@ -530,7 +546,6 @@ def test_a_certificate_for_a_misclassified_clean_image_is_broken(tmp_path):
 def test_every_attack_of_the_configuration_builds():
     from hydra import compose, initialize_config_module
     from hydra.core.config_store import ConfigStore
-    from hydra.utils import instantiate
 
     ConfigStore.instance().store(
         name="attacks_only",
@@ -541,8 +556,8 @@ def test_every_attack_of_the_configuration_builds():
         searches = ("smallest_fgsm", "smallest_gradient", "smallest_ifgsm", "smallest_pgd_l2", "boundary_l2")
         for name in ("fgsm", "pgd_l2", "pgd_linf", "pgd_linf-20", "carlini_wagner_l2", "deepfool_l2", *searches):
             config = compose("attacks_only", overrides=[f"attack={name}", "attack.images=7"])
-            attack = instantiate(config.attack, _convert_="all")
+            attack = build(plain(config)["attack"])
             assert attack.images == 7 and isinstance(attack.norm, Norm) and attack_norm(attack.label) is attack.norm
             assert attack.label.startswith(name.removesuffix("_linf"))
         steps = compose("attacks_only", overrides=["attack=carlini_wagner_l2", "attack.steps=17"])
-        assert instantiate(steps.attack).label == "carlini_wagner_l2-17x9"
+        assert build(plain(steps)["attack"]).label == "carlini_wagner_l2-17x9"

@@ -12,6 +12,7 @@ from commandline import TINY, attacked, lipcert
 
 from lipcert import __version__
 from lipcert.cli import main
+from lipcert.cli.arguments import complete, value_of
 from lipcert.cli.choices import keys, nearest_key, options
 
 GROUPS = ("attack", "certificate", "dataset", "experiment", "loss", "model", "optimizer", "schedule", "trainer")
@@ -137,11 +138,10 @@ def test_from_training_to_comparing(capsys):
     assert len(tables) == 1
 
 
-def test_runs_get_directories_of_their_own(capsys):
-    for _ in range(2):
-        assert lipcert(capsys, "train", *TINY).status == 0
-    runs = list(Path("outputs/train").iterdir())
-    assert len(runs) == 2 and all((run / "summary.json").exists() for run in runs)
+@pytest.mark.parametrize("command", ["train", "compare", "separation"])
+def test_everything_gets_a_directory_of_its_own(command):
+    one, two = (value_of("output_dir", complete(command, [], [])) for _ in range(2))
+    assert one != two and Path(one).parent == Path(two).parent == Path("outputs", command)
 
 
 def test_a_sweep_may_set_keys_of_the_parts_that_it_sweeps_over(capsys, tmp_path, monkeypatch):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from commandline import TINY, elsewhere, lipcert, refused
+from commandline import TINY, lipcert, refused
 
-from lipcert.errors import CertificateBroken
 from lipcert.cli.messages import message
+from lipcert.errors import CertificateBroken
 from lipcert.training.module import Training
 
 
@@ -27,7 +27,6 @@ WRITTEN = [
     ("experiment=l2nnn/table1_model33", "`experiment=l2nnn/table1_model33`: there is no such option; did you mean"),
     ("attack=null", "`attack=null`: a group needs one of its options; did you mean `none`? (choices: "),
     ("sed=1", "`sed` is not a key of `lipcert train`; did you mean `seed`?"),
-    ("+sed=1", "`sed` is not a key of `lipcert train`; did you mean `seed`?"),
     ("modle=l2nnn", "`modle` is not a key of `lipcert train`; did you mean `model`?"),
     ("schedule.epoch=1", "`schedule.epoch` is not a key of `lipcert train`; did you mean `schedule.epochs`?"),
     ("loss=l2nnn +loss.omgea=1", "`loss.omgea` is not a key of L2NNNLoss; did you mean `omega`?"),
@@ -47,26 +46,21 @@ WRITTEN = [
     ("--config-dir", "`--config-dir/-cd`: expected one argument"),
     ("--config-dir nowhere", "nowhere' not found"),
     ("optimizer=adam optimizer.lr=abc", "`optimizer.lr` must be float, got 'abc'"),
-    ("optimizer=adam optimizer.lr=null", "`optimizer.lr` must be float, got None"),
     ("optimizer=adam optimizer.betas=[0.9]", "`optimizer.betas` must be tuple"),
     ("schedule.epochs=ten", "`schedule.epochs` must be int, got 'ten'"),
     ("+schedule.foo=1", "`schedule.foo` must be a node with a `_target_` or null, got 1"),
     ("model=convnet model.channels=5", "`model.channels` must be a list of int, got 5"),
-    ("model=convnet model.channels=[a]", "`model.channels` must be a list of int, got ['a']"),
     ("model._target_=lipcert.models.Nope", "`model._target_`: lipcert.models.Nope can't be imported"),
     ("~model._target_", "`model._target_` must be given"),
     ("+seed=1", "An item is already at 'seed'"),
     ("~foo", "'foo' does not exist"),
     ("loss=cross_entropy loss.adversary=pgd", "`loss.adversary` must be a node with a `_target_` or null, got 'pgd'"),
     ("dataset.val_size=abc", "`dataset.val_size` must be float, got 'abc'"),
-    ("dataset.subset=x", "`dataset.subset` must be int or null, got 'x'"),
     ("eps=[0.1,-1]", "`eps` must be radii from 0, got [0.1, -1]"),
-    ("eps=[nan]", "`eps` must be radii from 0, got [nan]"),
     ("eps=-1", "`eps` must be a list of float, got -1"),
     ("attack=pgd_l2 attack.eps=[-1]", "`attack.eps`"),
     ("model=convnet model.channels=[8,8,8,8,8]", "does not survive"),
     ("optimizer=adam optimizer.lr=-1", "`optimizer`: torch.optim.Adam refuses this (Invalid learning rate: -1)"),
-    ("optimizer=sgd optimizer.momentum=-1", "`optimizer`: torch.optim.SGD refuses this (Invalid momentum value: -1)"),
     ("schedule.lr.drives=optimizer.foo", "`schedule.lr` drives optimizer.foo, which this optimizer does not have"),
     ("schedule.lr.drives=model.foo", "`schedule.lr` drives model.foo, which this model does not have"),
     ("schedule.epochs=-1", "`schedule.epochs` must be at least 0, got -1"),
@@ -187,14 +181,6 @@ def test_a_sweep_goes_on_after_a_job_that_fails(capsys):
     assert told.status == 2 and len(lines) == 1 and lines[0].startswith("lipcert: job 1: `dataset.subset`")
     assert sorted(path.name for path in Path("s").iterdir()) == [".lock", "0", "2", "multirun.yaml", "sweep.json"]
     assert Path("s/0/summary.json").exists() and Path("s/2/summary.json").exists()
-
-
-@pytest.mark.slow
-def test_in_a_process_of_its_own():
-    done = elsewhere("train", "optimizer=adam", "optimizer.lr=-1")
-    assert done.returncode == 2 and not done.stdout
-    assert done.stderr == "lipcert: `optimizer`: torch.optim.Adam refuses this (Invalid learning rate: -1)\n"
-    assert not list(Path().iterdir())
 
 
 def test_what_can_not_be_certified_in_the_end_is_not_trained(capsys):

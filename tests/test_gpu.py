@@ -4,11 +4,11 @@ import pytest
 import torch
 from commandline import certified
 
+from lipcert.analyses.separation.distances import separation
 from lipcert.cli import main
 from lipcert.contracts import StabilityRow
-from lipcert.runs.directory import RunDirectory
-from lipcert.analyses.separation.distances import separation
 from lipcert.evaluation.arithmetic import exact_arithmetic
+from lipcert.runs.directory import RunDirectory
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

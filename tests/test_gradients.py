@@ -145,7 +145,7 @@ def test_two_networks_do_not_share_what_was_observed():
     certificate, (x, y) = Nominal(), images()
     one, two = certificate(network()), certificate(network())
     one.observe(x, y)
-    with pytest.raises(ValueError, match="has seen none"):
+    with pytest.raises(ValueError, match="none has been observed"):
         two.judge(x, y)
     one.judge(x, y)
 

@@ -13,7 +13,6 @@ from commandline import TINY, lipcert, refused
 from torch import nn
 from torch.nn import functional as F
 
-from lipcert import training
 from lipcert.certificates.pairwise import Pairwise
 from lipcert.certificates.statistical import Statistical
 from lipcert.contracts import CertificateRow, Kind
@@ -30,8 +29,9 @@ from lipcert.models.l2nnn_cifar import L2NNNCifar
 from lipcert.models.lmt_convnet import LMTConvNet
 from lipcert.models.lmt_resnet import LMTResNet
 from lipcert.models.parseval_resnet import ParsevalResNet
-from lipcert.reporting.rows import read_rows
+from lipcert.runs.directory import RunDirectory
 from lipcert.schedules import Linear, Schedule
+from lipcert.training.module import Training
 
 SHAPE, CLASSES = (1, 6, 6), 4
 SIZES = {"features.0": (6, 6), "features.2": (6, 6)}  # of what the convnet's convolutions see
@@ -436,7 +436,7 @@ def test_stopped_in_training_and_resumed_it_ends_as_a_whole_one(capsys, tmp_path
     run = (*TRAININGS[name], "attack=none", "dataset.subset=60", "schedule.epochs=2", "schedule.batch_size=25")
     whole = lipcert(capsys, "train", *run, "output_dir=whole")
     assert whole.status == 0, whole.err
-    step = training.Training.training_step
+    step = Training.training_step
 
     def stop(module, batch, batch_idx):
         if module.global_step == 3:
@@ -444,7 +444,7 @@ def test_stopped_in_training_and_resumed_it_ends_as_a_whole_one(capsys, tmp_path
         return step(module, batch, batch_idx)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Training, "training_step", stop)
+        patch.setattr(Training, "training_step", stop)
         assert lipcert(capsys, "train", *run, "output_dir=run").status == 130
     halfway = state(Path("run"))
     assert lipcert(capsys, "train", "resume=run").status == 0
@@ -584,24 +584,30 @@ def test_a_run_judged_by_probability_is_never_called_certified(capsys, tmp_path,
     run += ("schedule.epochs=8",)
     told = lipcert(capsys, "train", *run, "schedule.batch_size=25", "output_dir=run")
     assert told.status == 0, told.err
-    proved = read_rows(Path("run/certificates.csv"), CertificateRow)
+    proved = RunDirectory("run").read_rows("certificates.csv", CertificateRow)
     told = lipcert(capsys, "certify", "run=run", "certificate=statistical", "certificate.starts=16")
     assert told.status == 0, told.err
-    assert "statistical accuracy" in told.out and "certified" not in told.out
-    likely = read_rows(Path("run/certificates.csv"), CertificateRow)
+    both = RunDirectory("run").read_rows("certificates.csv", CertificateRow)
+    assert both[: len(proved)] == proved
+    likely = both[len(proved) :]
     assert {row.kind for row in likely} == {"statistical"} and {row.kind for row in proved} == {"proof"}
     summary = json.loads(Path("run/summary.json").read_text())
-    assert (summary["kind"], summary["clean_accuracy"] > 0.3) == ("statistical", True)
-    assert summary["certificate"].endswith("statistical.Statistical")
+    assert (summary["kind"], summary["clean_accuracy"] > 0.3) == ("proof", True)
+    assert summary["certificates"] == {"pairwise": "proof", "statistical-starts=16": "statistical"}
     assert {"statistical_accuracy", "statistical_mean_radius", "statistical_median_radius"} <= summary.keys()
-    assert not any("certified" in key or key in ("mean_radius", "median_radius") for key in summary)
-    facts = json.loads(Path("run/certificate.json").read_text())
+    facts = json.loads(Path("run/certificates.json").read_text())["test"]["statistical-starts=16"]
     assert facts["certificate"] == "Statistical" and 0 < facts["failure_probability"] < 0.2
+    told = lipcert(capsys, "train", *run, "schedule.batch_size=25", "output_dir=alone", "certificate=statistical")
+    assert told.status == 0 and "statistical accuracy" in told.out and "certified" not in told.out
+    alone = json.loads(Path("alone/summary.json").read_text())
+    assert alone["certificate"].endswith("statistical.Statistical") and alone["kind"] == "statistical"
+    assert not any("certified" in key or key in ("mean_radius", "median_radius") for key in alone)
     assert any(row.radius > 0 for row in proved)
     for ours, theirs in zip(likely, proved, strict=True):
         assert ours.radius == pytest.approx(theirs.radius, rel=0.05)
     again = lipcert(capsys, "certify", "run=run")
-    assert again.status == 0 and read_rows(Path("run/certificates.csv"), CertificateRow) == proved
+    assert again.status == 0
+    assert sorted(RunDirectory("run").read_rows("certificates.csv", CertificateRow)) == sorted(both)
 
 
 def test_a_frozen_parseval_network_computes_the_same():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lipcert.cli import main
+from lipcert.cli.choices import options
 from lipcert.runs.summary import KEYS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -34,8 +35,10 @@ def test_every_key_of_a_summary_is_documented():
 
 @pytest.mark.parametrize("group", ["model", "dataset"])
 def test_every_model_and_dataset_is_in_its_table(group):
-    names = {path.stem for path in Path(__import__("lipcert.conf").conf.__path__[0], group).glob("*.yaml")}
-    assert {name for name in names if re.search(rf"`{name}[` ]", README)} == names
+    """Each once, in the first column, and no other."""
+    table = re.search(rf"^\| `{group}=` \|.*\n\|[-|]+\n((?:\|.*\n)+)", README, re.M).group(1)
+    cells = [line.split("|")[1] for line in table.splitlines()]
+    assert sorted(name for cell in cells for name in re.findall(r"`(\w+)[^`]*`", cell)) == options(group)
 
 
 def test_the_two_commands_are_the_ones_that_ci_runs():

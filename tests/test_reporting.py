@@ -2,7 +2,6 @@
 
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -463,14 +462,3 @@ def test_a_nominal_run_never_enters_a_certified_column(tmp_path):
             assert filled == [False, True, False]
     titles = [column.title for column in table.columns]
     assert {"nominal l2 0.3", "certified l2 0.3", "certified linf 0.1", "nominal median l2 radius"} <= set(titles)
-
-
-def test_reading_of_runs_and_reporting_need_no_torch():
-    code = """
-import sys
-from lipcert.reporting import curves, error_curves, groups, published, run_table, table
-from lipcert.runs import checkpoint, config, directory, find, numbers, results, rows, summary, sweep, tensorboard
-print(*({name.partition(".")[0] for name in sys.modules} & {"torch", "hydra", "omegaconf", "lightning", "matplotlib"}))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from lipcert.attacks.boundary import BoundaryL2
 from lipcert.attacks.judge import distance, judge
 from lipcert.attacks.smallest import SmallestDistance
+from lipcert.configuration import build
 from lipcert.contracts import Norm
 from lipcert.frozen import freeze
-from lipcert.tasks import attack as attack_task
-from lipcert.tasks.settings import build
+from lipcert.runs.directory import RunDirectory
 
 SEARCHES = ("smallest_fgsm", "smallest_gradient", "smallest_ifgsm", "smallest_pgd_l2")
 NAMES = (*SEARCHES, "boundary_l2")
@@ -193,7 +193,7 @@ def test_all_run_from_the_command_line_and_go_on_where_they_were_stopped(capsys,
     monkeypatch.chdir(tmp_path)
     assert lipcert(capsys, "train", *TINY, *MORE, "output_dir=run").status == 0
     few = {"boundary_l2": "attack.steps=20"}
-    append, rows = attack_task.append_rows, Path("run/attacks.csv")
+    append, rows = RunDirectory.append_rows, Path("run/attacks.csv")
     for name in NAMES:
         arguments = ("run=run", f"attack={name}", "attack.images=20", "attack.batch_size=10")
         arguments += (few.get(name, "attack.bisections=4"),)
@@ -205,6 +205,7 @@ def test_all_run_from_the_command_line_and_go_on_where_they_were_stopped(capsys,
             continue
         lines = whole.splitlines(keepends=True)
         rows.write_bytes(b"".join(lines[:-20]))
+        RunDirectory("run").register("attacks.csv")
         calls = []
 
         def stop(*args, calls=calls):
@@ -214,7 +215,7 @@ def test_all_run_from_the_command_line_and_go_on_where_they_were_stopped(capsys,
             append(*args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(attack_task, "append_rows", stop)
+            patch.setattr(RunDirectory, "append_rows", stop)
             assert lipcert(capsys, "attack", *arguments).status == 130
         assert rows.read_bytes() == b"".join(lines[:-10])
         assert lipcert(capsys, "attack", *arguments).status == 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lipcert import configuration
 from lipcert.contracts import Norm
 
 NORMS = (Norm.L2, Norm.LINF)  # the norms that the attacks are written for
@@ -49,12 +50,8 @@ def check(attack: Any, *, counts: Sequence[str] = (), positive: Sequence[str] = 
 
 
 def radii(eps: float | Sequence[float]) -> list[float]:
-    """The radii of a configuration as a list. Raises ValueError at the first that is negative or not finite."""
-    listed = [float(e) for e in (eps if isinstance(eps, Sequence) else [eps])]
-    for e in listed:
-        if not 0 <= e < float("inf"):
-            raise ValueError(f"`attack.eps`: got {e}, a radius is at least 0 and finite")
-    return listed
+    """The radii of a configuration as a list; ValueError where one of them is none, or comes twice."""
+    return configuration.radii(eps if isinstance(eps, Sequence) else [eps], "attack.eps")
 
 
 def refuse_radius(name: str, eps: Any) -> None:

@@ -12,6 +12,8 @@ from lipcert.cli.choices import among, options
 from lipcert.runs.find import exists
 from lipcert.runs.sweep import Sweep
 
+HAVE_A_DIRECTORY = ("train", "compare", "separation", "reproduce")  # of their own, below outputs/
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -46,19 +48,8 @@ def sort_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
 def complete(command: str, flags: list[str], overrides: list[str]) -> list[str]:
     """The overrides with what `command` adds to them; ValueError for what can't be meant."""
     for override in overrides:
-        key, _, value = override.partition("=")
-        if value == "null" and options(key):
-            raise ValueError(f"`{key}=null`: a group needs one of its options{among('none', options(key))}")
-        if key.lstrip("+~") in ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"):
-            raise ValueError(f"`{key}`: say output_dir=PATH, below which a sweep's jobs lie in 0, 1, ...")
-    words = [o for o in overrides if ("=" not in o and o[:1] != "~") or (command == "compare" and exists(o))]
-    if command == "compare":
-        overrides = [o for o in overrides if o not in words]
-        quoted = [word.replace("\\", "\\\\").replace("'", "\\'") for word in words]
-        overrides += ["runs=[" + ",".join(f"'{word}'" for word in quoted) + "]"] if words else []
-    elif words:
-        meant = f"; did you mean run={words[0]}?" if command in ("certify", "attack") else ""
-        raise ValueError(f"`{words[0]}` is not of the form key=value{meant}")
+        check_override(override)
+    overrides = named(command, overrides)
     if command == "train" and value_of("resume", overrides) not in (None, "null"):
         others = [o for o in overrides if o.partition("=")[0].lstrip("+") not in ("resume", "trust")]
         if others or is_sweep(flags):
@@ -69,11 +60,32 @@ def complete(command: str, flags: list[str], overrides: list[str]) -> list[str]:
         # yet; a job that has no such key says so itself.
         overrides = [f"++{o}" if re.match(r"[\w]+\.[^@=]*=", o) else o for o in overrides]
     output_dir = value_of("output_dir", overrides)
-    if output_dir is None and (command in ("train", "compare", "separation") or is_sweep(flags)):
+    if output_dir is None and (command in HAVE_A_DIRECTORY or is_sweep(flags)):
         return [*overrides, f"output_dir={free_directory(Path('outputs') / command)}"]
     if output_dir and is_sweep(flags):
         Sweep(output_dir, command).check()
     return overrides
+
+
+def check_override(override: str) -> None:
+    """ValueError for an override that Hydra would take, and that makes no sense here."""
+    key, _, value = override.partition("=")
+    if value == "null" and options(key):
+        raise ValueError(f"`{key}=null`: a group needs one of its options{among('none', options(key))}")
+    if key.lstrip("+~") in ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"):
+        raise ValueError(f"`{key}`: say output_dir=PATH, below which a sweep's jobs lie in 0, 1, ...")
+
+
+def named(command: str, overrides: list[str]) -> list[str]:
+    """The overrides, with words that have no key given theirs: the runs of `compare`. ValueError for other words."""
+    words = [o for o in overrides if ("=" not in o and o[:1] != "~") or (command == "compare" and exists(o))]
+    if not words:
+        return overrides
+    if command != "compare":
+        meant = f"; did you mean run={words[0]}?" if command in ("certify", "attack") else ""
+        raise ValueError(f"`{words[0]}` is not of the form key=value{meant}")
+    quoted = ["'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in words]
+    return [*(o for o in overrides if o not in words), f"runs=[{','.join(quoted)}]"]
 
 
 def is_sweep(flags: list[str]) -> bool:

@@ -1,4 +1,4 @@
-"""What there is to choose from on the command line: groups, their options, keys; and which of them was meant."""
+"""What can be chosen on the command line: groups, their options and keys; and which of them a word may mean."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 from lipcert.configuration import nearest
 
-NUMEROUS = 20  # choices: an error doesn't list more than these
+NUMEROUS = 20  # choices: an error does not list more than these
+NOT_OF_TRAIN = ("hydra", "table")
 
 
 def options(group: str, found: Sequence[str] = ()) -> list[str]:
@@ -26,28 +27,33 @@ def options(group: str, found: Sequence[str] = ()) -> list[str]:
 
 def register_for_help() -> None:
     """Lets the help texts in conf/ say ${options:GROUP} and ${groups:}; with what --config-dir adds."""
-    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    def found(group: str) -> list[str]:
-        return options(group, GlobalHydra.instance().config_loader().get_group_options(group))
+    OmegaConf.register_new_resolver("options", lambda group: ", ".join(options(group, _found(group))), replace=True)
+    OmegaConf.register_new_resolver("groups", lambda: "\n".join(_lines_of_groups()), replace=True)
 
-    def everything(parent: str = "") -> str:
-        loader, lines = GlobalHydra.instance().config_loader(), []
-        for group in loader.list_groups(parent):
-            if group == "hydra":
-                continue
-            inner = f"{parent}/{group}" if parent else group
-            if names := loader.get_group_options(inner):
-                label = f"{inner.replace('/', '=', 1)}{'/...' if parent else ''}"
-                text = f"{label}: {', '.join(name for name in names if not name.startswith('_'))}"
-                lines.append(textwrap.fill(text, 116, subsequent_indent="    ", break_on_hyphens=False))
-            if loader.list_groups(inner):
-                lines.append(everything(inner))
-        return "\n".join(sorted(lines, key=lambda line: (line.count("\n"), line)))
 
-    OmegaConf.register_new_resolver("options", lambda group: ", ".join(found(group)), replace=True)
-    OmegaConf.register_new_resolver("groups", everything, replace=True)
+def _found(group: str) -> list[str]:
+    """The options of a group that Hydra finds."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    return GlobalHydra.instance().config_loader().get_group_options(group)
+
+
+def _lines_of_groups(parent: str = "") -> list[str]:
+    """A line a group with its options, the short ones first; but not of those that `lipcert train` does not take."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    lines: list[str] = []
+    for group in GlobalHydra.instance().config_loader().list_groups(parent):
+        if not parent and group in NOT_OF_TRAIN:
+            continue
+        path = f"{parent}/{group}" if parent else group
+        if names := [name for name in _found(path) if not name.startswith("_")]:
+            text = f"{path.replace('/', '=', 1)}{'/...' if parent else ''}: {', '.join(names)}"
+            lines.append(textwrap.fill(text, 116, subsequent_indent="    ", break_on_hyphens=False))
+        lines += _lines_of_groups(path)
+    return sorted(lines, key=lambda line: (line.count("\n"), line))
 
 
 def keys(command: str) -> list[str]:
@@ -70,7 +76,7 @@ def keys(command: str) -> list[str]:
 
 
 def nearest_key(key: str, choices: Sequence[str]) -> str:
-    """The same for a dotted key: its neighbours count by their last word alone, as their first ones agree anyway."""
+    """`nearest` for a dotted key: of its siblings only the last word is compared, for the others agree anyway."""
     parent, _, last = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in choices if name.rpartition(".")[0] == parent}
     found = difflib.get_close_matches(last, list(siblings), 1, 0.6)
@@ -78,6 +84,6 @@ def nearest_key(key: str, choices: Sequence[str]) -> str:
 
 
 def among(word: str, choices: Sequence[str]) -> str:
-    """The nearest choice, and all of them if they aren't too many."""
+    """The nearest choice, and all of them if they are not too many."""
     listed = ", ".join(choices) if len(choices) <= NUMEROUS else f"{len(choices)}, which --help lists"
     return f"{nearest(word, choices)} (choices: {listed})"

@@ -9,7 +9,6 @@ from lipcert.evaluation.attack import attack_run
 from lipcert.evaluation.load import load_run
 from lipcert.evaluation.record import show, write_record
 from lipcert.runs.layout import CERTIFICATES
-from lipcert.runs.lock import writing
 from lipcert.training.devices import check_device
 
 
@@ -40,8 +39,7 @@ def run(
         attack = attack | {"eps": radii(eps or loaded.config["eps"])}
     if not loaded.directory.has(CERTIFICATES):
         raise ValueError(f"`run`: {run} is not certified yet; run `lipcert certify run={run}` first")
-    with writing(run, "attack"):
-        loaded.directory.settle()
+    with loaded.directory.writing("attack"):
         attack_run(loaded, attack, device=device)
         write_record(loaded.directory)
     show(loaded.directory)

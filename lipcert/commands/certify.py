@@ -9,8 +9,6 @@ from lipcert.analyses import stability, tightness
 from lipcert.evaluation.certify import certify
 from lipcert.evaluation.load import load_run
 from lipcert.evaluation.record import show, write_record
-from lipcert.runs.directory import RunDirectory
-from lipcert.runs.lock import writing
 from lipcert.training.devices import check_device
 
 
@@ -39,8 +37,7 @@ def run(
     if analysis == "tightness":
         settings = tightness.Settings(attack, draws, noise, seed, device, batch_size)
         settings.check(loaded.network.norm, certificate or loaded.config["certificate"])
-    with writing(directory, "certify"):
-        RunDirectory(directory).settle()
+    with loaded.directory.writing("certify"):
         bound = certify(loaded, certificate=certificate, device=device, batch_size=batch_size)
         write_record(loaded.directory)
         if analysis == "stability":

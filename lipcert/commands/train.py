@@ -26,7 +26,6 @@ from lipcert.runs.config import make_directory, read_config, write_config
 from lipcert.runs.directory import RunDirectory
 from lipcert.runs.find import is_finished
 from lipcert.runs.layout import CONFIG, LABEL_NOISE
-from lipcert.runs.lock import writing
 from lipcert.training import ranks
 from lipcert.training.devices import check_trainer, is_first_node
 from lipcert.training.fit import is_trained, make_optimizer, prepare
@@ -80,9 +79,10 @@ def run(
         ranks.train(RunDirectory(directory), config, data)
         return
     make_directory(directory)
-    with writing(directory, "train"):
-        write_config(RunDirectory(directory), config, fingerprints(data))
-        finish(RunDirectory(directory), config, data)
+    new = RunDirectory(directory)
+    with new.writing("train"):
+        write_config(new, config, fingerprints(data))
+        finish(new, config, data)
 
 
 def resume_run(directory: Path, trust: bool) -> None:
@@ -95,8 +95,7 @@ def resume_run(directory: Path, trust: bool) -> None:
         return
     stopped = RunDirectory(directory)
     if not is_finished(stopped):
-        with writing(directory, "train"):
-            stopped.settle()
+        with stopped.writing("train"):
             if not is_finished(stopped):  # whoever held the lock before may have finished it
                 data = preflight(config)
                 check_data(stopped, data, ("train", "val", "test"))
@@ -145,8 +144,6 @@ def preflight(config: dict[str, Any]) -> Dataset:
     for part in ("dataset", "model", "loss", "optimizer", "schedule", "certificate"):
         if "_target_" not in config[part]:
             raise ValueError(f"`{part}._target_` must be given: it says what `{part}` is")
-    if config["attack"] and "eps" in config["attack"]:
-        radii(config["attack"]["eps"] or [], "attack.eps")
     settings = config["trainer"]
     check_call(check_trainer, settings, "trainer", called="conf/trainer")
     check_trainer(**settings)

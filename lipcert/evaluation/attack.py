@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from lipcert.attacks.judge import Judged, distance, judge
-from lipcert.configuration import build, check, radii
+from lipcert.configuration import build, check
 from lipcert.contracts import Attack, AttackRow, Kind, Norm
 from lipcert.errors import CertificateBroken
 from lipcert.evaluation.arithmetic import exact_arithmetic
@@ -48,7 +48,7 @@ def attack_run(run: LoadedRun, node: dict[str, Any], *, device: str = "cpu") -> 
     """
     check(node, "attack")
     attack, directory = build(node), run.directory
-    eps: list[float | None] = [None] if attack.eps is None else [*radii(attack.eps, "attack.eps")]
+    eps: list[float | None] = [None] if attack.eps is None else list(attack.eps)
     test = run.dataset.test.head(attack.images)
     facts = read_facts(directory, ATTACK_FACTS, SPLIT).get(attack.label, {"images": {}, "seconds": 0.0})
     facts |= {"target": node["_target_"], "norm": str(attack.norm)}

@@ -34,33 +34,36 @@ def group_by_seed(runs: Iterable[Run]) -> list[list[Run]]:
 
 
 def group_names(groups: Sequence[Sequence[Run]]) -> tuple[list[str], list[str]]:
-    """A name for each group, all different, from what differs; and the differing keys that the names leave out.
+    """(a name for each group, all different, from what differs; the differing keys that the names leave out).
 
     Those are the keys that follow from what was chosen: with another `model._target_` come another loss and schedule.
     """
     flat = [_flatten(group[0].config) for group in groups]
     differing = [key for key in differing_keys([group[0].config for group in groups]) if not _is_seed(key)]
+    used = _telling(flat, differing)
+    words = {key: _words([config.get(key, _ABSENT) for config in flat]) for key in used}
+    names = []
+    for i, group in enumerate(groups):
+        parts = [f"{key.removesuffix('._target_')}={words[key][i]}" for key in used]
+        names.append(" ".join(parts) or group[0].path.name)
+    twice = {name for name in names if names.count(name) > 1}
+    names = [f"{name} ({group[0].path})" if name in twice else name for name, group in zip(names, groups, strict=True)]
+    return names, [key for key in differing if key not in used]
+
+
+def _telling(flat: Sequence[Mapping[str, Any]], differing: Sequence[str]) -> list[str]:
+    """Those of the `differing` keys that do not follow from others: what was chosen first, then single values."""
     first = ("model._target_", "dataset._target_")
     targets = [key for key in first if key in differing]
     targets += [key for key in differing if key.endswith("._target_") and key not in first]
-    used: list[str] = []
+    chosen: list[str] = []
     for key in targets:
-        if not _follows(key, used, flat):
-            used.append(key)
-    chosen = list(used)
-    used += [key for key in differing if key not in targets and not _follows(key, chosen, flat)]
+        if not _follows(key, chosen, flat):
+            chosen.append(key)
+    used = chosen + [key for key in differing if key not in targets and not _follows(key, chosen, flat)]
     if not used and any("model._target_" in config for config in flat):
-        used = ["model._target_"]
-    words = {key: _words([config.get(key, _ABSENT) for config in flat]) for key in used}
-    names = [
-        " ".join(f"{key.removesuffix('._target_')}={words[key][i]}" for key in used) or group[0].path.name
-        for i, group in enumerate(groups)
-    ]
-    names = [
-        f"{name} ({group[0].path})" if names.count(name) > 1 else name
-        for name, group in zip(names, groups, strict=True)
-    ]
-    return names, [key for key in differing if key not in used]
+        return ["model._target_"]
+    return used
 
 
 def _follows(key: str, others: Sequence[str], flat: Sequence[Mapping[str, Any]]) -> bool:

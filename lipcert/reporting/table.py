@@ -118,29 +118,17 @@ def comparison(runs: Sequence[Run]) -> Table:
     )
 
 
-def _columns(runs: Sequence[Run]) -> dict[Column, Callable[[Run], float | None]]:
+Columns = dict[Column, Callable[[Run], float | None]]
+
+
+def _columns(runs: Sequence[Run]) -> Columns:
     """Every column with the query that fills it, None for a run that the column is not about."""
-    columns: dict[Column, Callable[[Run], float | None]] = {}
-    columns[Column("clean")] = lambda run: numbers.clean_accuracy(run.certificate_rows)
     claims = list(dict.fromkeys((run.kind, run.norm) for run in runs))
+    columns: Columns = {Column("clean"): lambda run: numbers.clean_accuracy(run.certificate_rows)}
     for kind, norm in claims:
-        word = numbers.WORDS[kind]
-        reported = [set(run.summary[f"{word}_accuracy"]) for run in runs if (run.kind, run.norm) == (kind, norm)]
-        about = f"{word} accuracy (%), {norm} radius"
-        for eps in sorted(map(float, set.intersection(*reported) or set.union(*reported))):
-            column = Column(f"{word} {norm} {eps!r}", True, kind is Kind.PROOF, about, repr(eps))
-            columns[column] = partial(_accuracy, kind=kind, norm=norm, eps=eps)
-    attacked = dict.fromkeys(attack for run in runs for attack, _ in numbers.attacks(run.attack_rows))
-    for attack in attacked:
-        counts = sorted({n for run in runs if (n := numbers.attacked_count(run.attack_rows, attack))})
-        images = "–".join(f"{n:,}" for n in dict.fromkeys((counts[0], counts[-1])))
-        about = f"robust accuracy (%) under {attack} on {images} images, eps"
-        for eps in sorted({eps for run in runs for eps in _attack_eps(run, attack)}):
-            column = Column(f"robust {attack} {eps!r} on {images} images", block=about, at=repr(eps))
-            columns[column] = partial(_robust, attack=attack, eps=eps)
-        if any((attack, ()) in numbers.attacks(run.attack_rows) for run in runs):  # it looks for the smallest one
-            column = Column(f"median distance {attack}", percent=False, block=about, at="median distance")
-            columns[column] = partial(_median_distance, attack=attack)
+        columns |= _columns_of_claim(runs, kind, norm)
+    for attack in dict.fromkeys(attack for run in runs for attack, _ in numbers.attacks(run.attack_rows)):
+        columns |= _columns_of_attack(runs, attack)
     for key, (_, name) in MAXIMA.items():
         if any(run.stability_rows for run in runs):
             column = Column(name, percent=False, block="steepest test images, l2 (no bounds)", at=name)
@@ -149,6 +137,36 @@ def _columns(runs: Sequence[Run]) -> dict[Column, Callable[[Run], float | None]]
         column = Column(f"{numbers.WORDS[kind]} median {norm} radius", percent=False, claim=kind is Kind.PROOF)
         columns[column] = partial(_median, kind=kind, norm=norm)
     columns[Column("mean gap", percent=False)] = lambda run: numbers.mean_gap(run.certificate_rows)
+    return columns
+
+
+def _columns_of_claim(runs: Sequence[Run], kind: Kind, norm: str) -> Columns:
+    """Accuracy at each radius that all runs with this kind of claim report; at each one's, if they share none."""
+    word = numbers.WORDS[kind]
+    reported = [set(run.summary[f"{word}_accuracy"]) for run in runs if (run.kind, run.norm) == (kind, norm)]
+    about = f"{word} accuracy (%), {norm} radius"
+    return {
+        Column(f"{word} {norm} {eps!r}", True, kind is Kind.PROOF, about, repr(eps)): partial(
+            _accuracy, kind=kind, norm=norm, eps=eps
+        )
+        for eps in sorted(map(float, set.intersection(*reported) or set.union(*reported)))
+    }
+
+
+def _columns_of_attack(runs: Sequence[Run], attack: str) -> Columns:
+    """Accuracy under an attack at each radius, and the median distance where it looks for the smallest one."""
+    counts = sorted({n for run in runs if (n := numbers.attacked_count(run.attack_rows, attack))})
+    images = "–".join(f"{n:,}" for n in dict.fromkeys((counts[0], counts[-1])))
+    about = f"robust accuracy (%) under {attack} on {images} images, eps"
+    columns: Columns = {
+        Column(f"robust {attack} {eps!r} on {images} images", block=about, at=repr(eps)): partial(
+            _robust, attack=attack, eps=eps
+        )
+        for eps in sorted({eps for run in runs for eps in _attack_eps(run, attack)})
+    }
+    if any((attack, ()) in numbers.attacks(run.attack_rows) for run in runs):
+        column = Column(f"median distance {attack}", percent=False, block=about, at="median distance")
+        columns[column] = partial(_median_distance, attack=attack)
     return columns
 
 

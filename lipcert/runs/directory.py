@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from lipcert import files
+from lipcert.runs import lock
 from lipcert.runs.layout import CONFIG, MANIFEST
 from lipcert.runs.rows import format_rows, header, parse_rows
 
@@ -45,7 +46,7 @@ class Hashing:
 class RunDirectory:
     """The directory of one run.
 
-    Methods that write expect the lock of `lock.writing` to be held. Names are those of `layout`, relative to `path`.
+    Methods that write expect that the lock is held, by `writing`. Names are those of `layout`, relative to `path`.
     """
 
     def __init__(self, path: str | Path):
@@ -56,6 +57,14 @@ class RunDirectory:
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+    @contextlib.contextmanager
+    def writing(self, command: str) -> Iterator[None]:
+        """Holds the lock of the directory for a command that writes to it; see `lock.writing`."""
+        with lock.writing(self.path, command):
+            self.settle()
+            yield
+            self.settle()
 
     def has(self, name: str) -> bool:
         """Whether the manifest knows a file of this name: one that was written to its end at least once."""
@@ -179,7 +188,10 @@ class RunDirectory:
 
     def settle(self) -> None:
         """Leaves each file what is known of it for certain: one hash where there were two, and no unregistered tail."""
+        if not (self / MANIFEST).exists():  # of a run that is about to begin
+            return
         manifest = self.manifest()
+        before = json.dumps(manifest)
         for name, entry in manifest["files"].items():
             if "bytes" in entry and (self / name).stat().st_size > entry["bytes"]:
                 files.append(self._place(name), b"", entry["bytes"])
@@ -187,7 +199,8 @@ class RunDirectory:
                 sha256 = self._sha256(name)
                 self._check(name, sha256, entry)
                 entry["sha256"] = [sha256]
-        self._write(manifest)
+        if json.dumps(manifest) != before:
+            self._write(manifest)
 
     def _entry(self, name: str) -> dict[str, Any]:
         entry = self.manifest()["files"].get(name)
