@@ -64,8 +64,11 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # whose directory may be gone
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # not the partial file; and none where writing failed
         raise
 
 
@@ -91,14 +94,18 @@ def append(path: str | Path, content: bytes, after: int) -> None:
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(descriptor)
         raise ValueError(f"{path} is a link or no regular file: nothing is written through a link")
-    with os.fdopen(descriptor, "r+b") as file:
-        if status.st_size < after:
-            raise ValueError(f"{path} has {status.st_size:,} bytes where {after:,} were written")
-        file.seek(after)
-        file.write(content)
-        file.truncate()
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "r+b") as file:
+            if status.st_size < after:
+                raise ValueError(f"{path} has {status.st_size:,} bytes where {after:,} were written")
+            file.seek(after)
+            file.write(content)
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def as_json(content: Any) -> str:

@@ -35,7 +35,6 @@ from test_foreign_runs import place, seen, sign, unfinished
 from lipcert.cli import main
 from lipcert.cli.arguments import complete
 from lipcert.cli.choices import keys
-from lipcert.commands import train
 from lipcert.errors import RanksFailed
 
 SEED = int(os.environ.get("LIPCERT_SEED", "0"))
@@ -440,7 +439,7 @@ def wrong(line: tuple, statuses: tuple[int, ...], whole: bool) -> str | None:
 
     signal.signal(signal.SIGALRM, expire)
     seen.clear()
-    place[:] = [Path(os.path.realpath("."))]
+    place[:] = [Path(os.path.realpath(".."))]
     started = time.monotonic()
     signal.alarm(LONGEST)
     try:
@@ -525,9 +524,9 @@ def failures(kind: str, count: int, inputs: Path, folder: Path) -> list[str]:
     def case(data: st.DataObject) -> None:
         nonlocal number
         number += 1
-        here = folder / f"{kind}-{number}"
+        here = folder / f"{kind}-{number}" / "here"
         needed = ("run", "other", "half", "separated", "sweep") if kind not in ("IDX", "npz", "image folders") else ()
-        here.mkdir()
+        here.mkdir(parents=True)
         for name in needed:
             shutil.copytree(inputs / name, here / name)
         os.chdir(here)
@@ -537,7 +536,7 @@ def failures(kind: str, count: int, inputs: Path, folder: Path) -> list[str]:
             shown = [word if len(word) < 200 else f"{word[:200]}..." for word in line]
             found.append(f"LIPCERT_SEED={SEED}, {kind}, case {number}: {what}\n  {shown!r}\n  {said}")
         os.chdir(folder)
-        shutil.rmtree(here, ignore_errors=True)
+        shutil.rmtree(here.parent, ignore_errors=True)
 
     case()
     return found

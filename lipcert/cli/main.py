@@ -29,6 +29,7 @@ COMMANDS = {
     "separation": "how far apart a data set's labels lie, their Lipschitz constant: lipcert separation dataset=mnist",
     "reproduce": "a paper's table as published, and the command of each row: lipcert reproduce table=l2nnn/table5",
 }
+MOST_CHARACTERS = 1000  # of a message
 
 
 def usage() -> str:
@@ -146,6 +147,8 @@ def explain(error: Exception, command: str, where: str = "") -> int:
 def fail(text: str, status: int = 2) -> int:
     """Prints a message in one line on stderr, and returns the exit status."""
     line = " ".join(text.split())
+    if len(line) > MOST_CHARACTERS:  # of a value that it repeats: what is wrong stands before it, the way out behind
+        line = f"{line[: MOST_CHARACTERS // 2]} ... {line[-MOST_CHARACTERS // 2 :]}"
     print(f"lipcert: {''.join(c if c.isprintable() else ' ' for c in line)}", file=sys.stderr)
     return status
 
