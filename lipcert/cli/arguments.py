@@ -70,8 +70,8 @@ def complete(command: str, flags: list[str], overrides: list[str]) -> list[str]:
 def check_override(override: str) -> None:
     """ValueError for an override that Hydra would take, and that makes no sense here."""
     key, _, value = override.partition("=")
-    if value == "null" and options(key):
-        raise ValueError(f"`{key}=null`: a group needs one of its options{among('none', options(key))}")
+    if (value == "null" or "${" in value) and options(key):
+        raise ValueError(f"`{override}`: a group needs one of its options{among('none', options(key))}")
     if key.lstrip("+~") in ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"):
         raise ValueError(f"`{key}`: say output_dir=PATH, below which a sweep's jobs lie in 0, 1, ...")
 

@@ -23,7 +23,7 @@ from lipcert.evaluation.arithmetic import exact_arithmetic
 from lipcert.evaluation.load import LoadedRun
 from lipcert.files import read_regular, write_atomic
 from lipcert.frozen import Network
-from lipcert.runs.layout import ATTACK_FACTS, ATTACKS, COUNTEREXAMPLES
+from lipcert.runs.layout import ATTACK_FACTS, ATTACKED, ATTACKS, COUNTEREXAMPLES
 from lipcert.runs.results import eps_key, read_facts, read_results, write_facts
 
 SPLIT = "test"
@@ -50,6 +50,7 @@ def attack_run(run: LoadedRun, node: dict[str, Any], *, device: str = "cpu") -> 
     attack, directory = build(node), run.directory
     eps: list[float | None] = [None] if attack.eps is None else list(attack.eps)
     test = run.dataset.test.head(attack.images)
+    directory.mend(*ATTACKED)
     facts = read_facts(directory, ATTACK_FACTS, SPLIT).get(attack.label, {"images": {}, "seconds": 0.0})
     facts |= {"target": node["_target_"], "norm": str(attack.norm)}
     for e in eps:

@@ -17,7 +17,7 @@ from lipcert.datasets import batches
 from lipcert.datasets.split import Split
 from lipcert.evaluation.arithmetic import exact, exact_arithmetic, images_at_once
 from lipcert.evaluation.load import LoadedRun
-from lipcert.runs.layout import CERTIFICATE_FACTS, CERTIFICATES, STABILITY
+from lipcert.runs.layout import CERTIFICATE_FACTS, CERTIFICATES, CERTIFIED, STABILITY
 from lipcert.runs.results import read_facts, whole, write_facts
 
 SPLIT = "test"
@@ -42,6 +42,7 @@ def certify(
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
     chosen = certificate or run.config["certificate"]
     label, directory, test = certificate_label(chosen), run.directory, run.dataset.test
+    directory.mend(*CERTIFIED)
     with exact_arithmetic():
         started = time.perf_counter()
         with Console(stderr=True).status("measuring the layers' norms"):

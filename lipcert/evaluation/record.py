@@ -61,9 +61,9 @@ def write_record(run: RunDirectory, finished: bool | None = None) -> None:
         environment=environment(config["seed"], device),
         finished=finished,
     )
-    figure = run_figure(rows, results.attacks, rows[0].norm, run.path.resolve().name)
-    run.replace(CURVES, png(figure))
-    tensorboard.write_record(run.path, config, content, figure)
+    curves = png(run_figure(rows, results.attacks, rows[0].norm, run.path.resolve().name))
+    run.replace(CURVES, curves)
+    tensorboard.write_record(run.path, config, content, curves)
     run.write_json(SUMMARY, content)  # last: a run that has it is finished
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from lipcert import files
 from lipcert.runs import lock
-from lipcert.runs.layout import CONFIG, MANIFEST
+from lipcert.runs.layout import CONFIG, MANIFEST, REMEDIES
 from lipcert.runs.rows import format_rows, header, parse_rows
 
 Row = TypeVar("Row", bound=NamedTuple)
@@ -186,6 +187,17 @@ class RunDirectory:
             self._write(manifest)
         self._place(name).unlink(missing_ok=True)
 
+    def mend(self, *names: str) -> None:
+        """Deletes files of which one is damaged or gone, and says so on stderr; they are computed anew."""
+        for name in filter(self.has, names):
+            try:
+                self.read(name, LARGE)
+            except ValueError as error:
+                print(f"lipcert: {error}; this is done now", file=sys.stderr)
+                for each in names:
+                    self.forget(each)
+                return
+
     def settle(self) -> None:
         """Leaves each file what is known of it for certain: one hash where there were two, and no unregistered tail."""
         if not (self / MANIFEST).exists():  # of a run that is about to begin
@@ -193,11 +205,11 @@ class RunDirectory:
         manifest = self.manifest()
         before = json.dumps(manifest)
         for name, entry in manifest["files"].items():
+            if not (self / name).exists():
+                continue  # whoever reads it says so
             if "bytes" in entry and (self / name).stat().st_size > entry["bytes"]:
                 files.append(self._place(name), b"", entry["bytes"])
-            elif len(entry["sha256"]) > 1:
-                sha256 = self._sha256(name)
-                self._check(name, sha256, entry)
+            elif len(entry["sha256"]) > 1 and (sha256 := self._sha256(name)) in entry["sha256"]:
                 entry["sha256"] = [sha256]
         if json.dumps(manifest) != before:
             self._write(manifest)
@@ -212,14 +224,17 @@ class RunDirectory:
         if sha256 not in entry["sha256"]:
             raise ValueError(
                 f"{self / name} is not what was written: its SHA-256 is not the one in {MANIFEST}. It was changed or "
-                "damaged; restore it, or train the run anew"
+                f"damaged: restore it, or {self._remedy(name)}"
             )
+
+    def _remedy(self, name: str) -> str:
+        return REMEDIES.get(name, "train the run anew").format(self)
 
     def _bytes(self, name: str, limit: int) -> bytes:
         try:
             return files.read_regular(self / name, limit)
         except FileNotFoundError:
-            raise ValueError(f"{self / name} is gone") from None
+            raise ValueError(f"{self / name} is gone: restore it, or {self._remedy(name)}") from None
 
     def _sha256(self, name: str, limit: int = LARGE) -> str:
         found = hashlib.sha256()
@@ -228,7 +243,7 @@ class RunDirectory:
                 while chunk := file.read(1 << 20):
                     found.update(chunk)
         except FileNotFoundError:
-            raise ValueError(f"{self / name} is gone") from None
+            raise ValueError(f"{self / name} is gone: restore it, or {self._remedy(name)}") from None
         return found.hexdigest()
 
     def _place(self, name: str) -> Path:

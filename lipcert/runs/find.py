@@ -122,7 +122,10 @@ def unfinished(directories: Iterable[Path]) -> list[Path]:
 
 def is_finished(run: RunDirectory) -> bool:
     """Whether a run has its summary, which says that all that was asked for is in it."""
-    return run.has(SUMMARY) and bool(run.read_json(SUMMARY).get("finished"))
+    try:
+        return run.has(SUMMARY) and bool(run.read_json(SUMMARY).get("finished"))
+    except ValueError:  # a summary that is damaged is written anew
+        return False
 
 
 def _unfinished_message(paths: Sequence[Path]) -> str:

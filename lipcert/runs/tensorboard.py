@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import os
+import socket
+import struct
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +16,64 @@ from typing import Any
 from lipcert.files import write_atomic
 from lipcert.runs.layout import METRICS
 from lipcert.runs.numbers import MAXIMA, WORDS
+
+NUMBERS = itertools.count()  # of the event files of this process
+
+
+class Events:
+    """A new event file in a run's directory, for TensorBoard.
+
+    TensorBoard's own writer has a thread for the file, which an error ends unheard; this one writes at once, or raises
+    OSError.
+
+    directory   the run's
+    purge_step  the first step of which everything that was logged before is dropped
+    """
+
+    def __init__(self, directory: Path, purge_step: int | None = None):
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        place = f"{socket.gethostname()}.{os.getpid()}.{next(NUMBERS)}"
+        self.path = directory / f"events.out.tfevents.{int(time.time()):010d}.{place}"
+        self.file = self.path.open("xb", buffering=0)
+        self.records = RecordWriter(self.file)
+        self._add(file_version="brain.Event:2")
+        if purge_step is not None:
+            self._add(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+
+    def __enter__(self) -> Events:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def summary(self, summary: Any, step: int = 0) -> None:
+        """Adds what TensorBoard calls a summary."""
+        self._add(summary=summary, step=step)
+
+    def scalar(self, name: str, value: float, step: int = 0) -> None:
+        """Adds a number."""
+        from torch.utils.tensorboard.summary import scalar
+
+        self.summary(scalar(name, value), step)
+
+    def image(self, name: str, png: bytes) -> None:
+        """Adds a picture that is coded as PNG."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        width, height = struct.unpack(">II", png[16:24])
+        image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+        self.summary(Summary(value=[Summary.Value(tag=name, image=image)]))
+
+    def _add(self, **event: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        try:
+            self.records.write(Event(wall_time=time.time(), **event).SerializeToString())
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
 
 
 class EpochLog:
@@ -23,18 +86,15 @@ class EpochLog:
     def __init__(self, directory: Path, keep: int):
         self.directory, self.path, self.keep = directory, directory / METRICS, keep
         self.rows: list[dict[str, Any]] = [row for row in read_metrics(directory) if int(row["epoch"]) <= keep]
-        self.writer: Any = None
+        self.events: Events | None = None
 
     def __call__(self, numbers: dict[str, float]) -> None:
         """Logs the numbers of one epoch."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        if self.writer is None:
-            self.writer = SummaryWriter(str(self.directory), purge_step=self.keep + 1)
+        if self.events is None:
+            self.events = Events(self.directory, purge_step=self.keep + 1)
         for name, value in numbers.items():
             if name not in ("epoch", "step"):
-                self.writer.add_scalar(name, value, numbers["epoch"])
-        self.writer.flush()
+                self.events.scalar(name, value, int(numbers["epoch"]))
         self.rows.append(numbers)
         text = io.StringIO()
         writer = csv.DictWriter(text, list(dict.fromkeys(key for row in self.rows for key in row)), lineterminator="\n")
@@ -60,9 +120,11 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def write_record(directory: Path, config: Mapping[str, Any], summary: Mapping[str, Any], figure: Any) -> None:
-    """The curves as an image, the accuracies as scalars, and the HParams entry by which runs are compared."""
-    from torch.utils.tensorboard import SummaryWriter
+def write_record(directory: Path, config: Mapping[str, Any], summary: Mapping[str, Any], curves: bytes) -> None:
+    """The curves as an image, the accuracies as scalars, and the HParams entry by which runs are compared.
+
+    curves  a picture, as PNG
+    """
     from torch.utils.tensorboard.summary import hparams
 
     numbers = {"clean_accuracy": summary.get("clean_accuracy")}
@@ -74,12 +136,12 @@ def write_record(directory: Path, config: Mapping[str, Any], summary: Mapping[st
     for attack, values in summary["robust_accuracy"].items():
         numbers |= {f"robust_accuracy/{attack}/{eps}": value for eps, value in values.items()}
     numbers = {key: value for key, value in numbers.items() if value is not None}
-    with SummaryWriter(str(directory)) as writer:
-        writer.add_figure("curves", figure, close=False)
-        for event in hparams(hyperparameters(config), numbers):
-            writer.file_writer.add_summary(event)
+    with Events(directory) as events:
+        events.image("curves", curves)
+        for entry in hparams(hyperparameters(config), numbers):
+            events.summary(entry)
         for name, value in numbers.items():
-            writer.add_scalar(name, value)
+            events.scalar(name, value)
 
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
