@@ -67,8 +67,8 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with contextlib.suppress(OSError):  # whose directory may be gone
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(path)  # not the partial file; and none where writing failed
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):  # None where writing failed
+            error.filename = str(path)
         raise
 
 

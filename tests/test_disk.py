@@ -1,65 +1,29 @@
 """A disk that is full, a directory that is gone or may not be written, a file that is cut: one line, and going on.
 
-The disk is full for one file: the process may write no file longer than a few bytes while it writes that one.
+The disk is full for one file: while it is written, no file of this process may be longer than a few bytes.
 """
 
-import json
+import contextlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commandline import elsewhere, lipcert
+from commandline import lipcert
 from test_writers import record
+
+from lipcert import files
+from lipcert.cli import main
+from lipcert.runs import tensorboard
 
 RUN = ("model=l2nnn", "model.depth=1", "model.width=8", "dataset.subset=60", "schedule.epochs=2", "trainer=cpu")
 RUN += ("attack.images=5", "attack.steps=2", "dataset.label_noise=0.1")
-
-# `lipcert` where the n-th writing of a file meets a full disk, or something happens before it.
-DRIVER = """
-import contextlib, os, resource, shutil, sys
-from lipcert import files
-from lipcert.cli import main
-
-name, n, event = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-calls = []
-
-@contextlib.contextmanager
-def disaster(path):
-    calls.append(os.path.basename(path) == name)
-    strikes = calls[-1] and sum(calls) == n
-    if strikes and event == "removed":
-        shutil.rmtree("run")
-    if strikes and event == "full":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (7, resource.RLIM_INFINITY))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-
-def around(function):
-    def wrapped(path, *args, **kwargs):
-        with disaster(path):
-            return function(path, *args, **kwargs)
-    return wrapped
-
-replacing = files.replacing
-
-@contextlib.contextmanager
-def replacing_(path):
-    with disaster(path), replacing(path) as file:
-        yield file
-
-files.append, files.replacing = around(files.append), replacing_
-sys.exit(main.run(sys.argv[4], sys.argv[5:]))
-"""
-
-
-def struck(name: str, n: int, event: str, *command: str) -> subprocess.CompletedProcess:
-    arguments = [sys.executable, "-c", DRIVER, name, str(n), event, *command]
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+START, RESUME = ("train", *RUN, "output_dir=run"), ("train", "resume=run")
+UNLIMITED = resource.RLIM_INFINITY
 
 
 @pytest.fixture(autouse=True)
@@ -68,51 +32,124 @@ def _in_an_empty_directory(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
+def whole(tmp_path_factory) -> dict:
+    """The record of a run that nothing happened to."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    done = elsewhere("train", *RUN, f"output_dir={run}")
-    assert done.returncode == 0, done.stderr
-    return run
+    lipcert_quietly(*START[:-1], f"output_dir={run}")
+    return record(run)
 
 
-FULL = {  # what can't be written, the how-manieth time
-    "the configuration": ("config.yaml", 1),
-    "the manifest": ("manifest.json", 1),
-    "the manifest, of a checkpoint": ("manifest.json", 3),
-    "the epochs": ("metrics.csv", 1),
-    "the first checkpoint": ("last.ckpt", 1),
-    "the second checkpoint": ("last.ckpt", 2),
-    "the network's tensors": ("network.safetensors", 1),
-    "the network": ("network.json", 1),
-    "the noisy labels": ("label_noise.csv", 1),
-    "rows of certificates": ("certificates.csv", 1),
-    "what certificates rest on": ("certificates.json", 2),
-    "rows of attacks": ("attacks.csv", 1),
-    "further rows of attacks": ("attacks.csv", 2),
-    "what attacks were asked for": ("attacks.json", 1),
-    "the curves": ("curves.png", 1),
-    "the summary": ("summary.json", 1),
+def lipcert_quietly(*command: str) -> None:
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        assert main.run(command[0], list(command[1:])) == 0
+
+
+@contextlib.contextmanager
+def striking(name: str, number: int, event: str) -> Iterator[None]:
+    """Where a file of this name is written for the `number`-th time, the disk is "full", or the run "removed"."""
+    replacing, append, add, written = files.replacing, files.append, tensorboard.Events._add, []
+
+    @contextlib.contextmanager
+    def during(path: Path) -> Iterator[None]:
+        written.append(name in Path(path).name)
+        strikes = written[-1] and sum(written) == number
+        if strikes and event == "removed":
+            shutil.rmtree("run")
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (7 if strikes and event == "full" else UNLIMITED, UNLIMITED))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    @contextlib.contextmanager
+    def struck_replacing(path):
+        with during(path), replacing(path) as file:
+            yield file
+
+    def struck_append(path, *args):
+        with during(path):
+            append(path, *args)
+
+    def struck_add(self, **entry):
+        with during(self.path):
+            add(self, **entry)
+
+    files.replacing, files.append, tensorboard.Events._add = struck_replacing, struck_append, struck_add
+    try:
+        yield
+    finally:
+        files.replacing, files.append, tensorboard.Events._add = replacing, append, add
+
+
+FULL = {  # what can't be written: the file, the how-manieth time, whether there is a run before
+    "the manifest": ("manifest.json", 1, False),
+    "the configuration": ("config.yaml", 1, False),
+    "what TensorBoard shows": ("tfevents", 1, True),
+    "the epochs": ("metrics.csv", 2, True),
+    "the first checkpoint": ("last.ckpt", 1, True),
+    "the second checkpoint": ("last.ckpt", 2, True),
+    "the manifest of a checkpoint": ("manifest.json", 4, True),
+    "the network's tensors": ("network.safetensors", 1, True),
+    "the network": ("network.json", 1, True),
+    "the noisy labels": ("label_noise.csv", 1, True),
+    "what certificates rest on": ("certificates.json", 1, True),
+    "rows of certificates": ("certificates.csv", 1, True),
+    "seconds of certificates": ("certificates.json", 2, True),
+    "what attacks were asked for": ("attacks.json", 1, True),
+    "rows of attacks": ("attacks.csv", 1, True),
+    "further rows of attacks": ("attacks.csv", 2, True),
+    "the curves": ("curves.png", 1, True),
+    "the summary": ("summary.json", 1, True),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", FULL)
-def test_a_full_disk_is_one_line_and_the_training_goes_on(what, whole):
-    name, n = FULL[what]
-    failed = struck(name, n, "full", "train", *RUN, "output_dir=run")
-    assert failed.returncode == 2, failed.stderr
-    assert failed.stderr.startswith("lipcert: ") and failed.stderr.count("\n") == 1, failed.stderr
-    assert name in failed.stderr and failed.stderr.endswith(": File too large\n"), failed.stderr
+def test_a_full_disk_is_one_line_and_the_run_goes_on(what, whole, capsys):
+    name, number, begun = FULL[what]
+    with striking(name, number, "full"):
+        failed = lipcert(capsys, *START)
+    assert failed.status == 2, failed
+    assert failed.err.startswith("lipcert: ") and failed.err.count("\n") == 1, failed.err
+    assert name in failed.err and failed.err.rstrip().endswith("File too large"), failed.err
     assert not list(Path("run").rglob("*.partial"))
-    begun = (Path("run") / "config.yaml").exists()
-    again = elsewhere("train", "resume=run") if begun else elsewhere("train", *RUN, "output_dir=run")
-    assert again.returncode == 0, again.stderr
-    assert record(Path("run")) == record(whole)
+    again = lipcert(capsys, *(RESUME if begun else START))
+    assert again.status == 0, again.err
+    assert record(Path("run")) == whole
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "n"), [("metrics.csv", 1), ("last.ckpt", 2), ("certificates.csv", 1), ("summary.json", 1)])
-def test_a_directory_that_is_removed_while_it_is_written(name, n):
-    failed = struck(name, n, "removed", "train", *RUN, "output_dir=run")
-    assert failed.returncode == 2, failed.stderr
-    assert failed.stderr.startswith("lipcert: run") and failed.stderr.count("\n") == 1, failed.stderr
+def test_a_process_that_may_write_no_long_file(whole):
+    """The same from without, in a process of its own: rows are what gets too long."""
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000)); "
+        "from lipcert.cli import main; sys.argv[0] = 'lipcert'; main.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *START], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (2, "lipcert: run/certificates.csv: File too large\n")
+    lipcert_quietly(*RESUME)
+    assert record(Path("run")) == whole
+
+
+@pytest.mark.parametrize(
+    "name", ["tfevents", "metrics.csv", "last.ckpt", "network.json", "certificates.csv", "summary.json"]
+)
+def test_a_directory_that_is_removed_while_it_is_written(name, capsys):
+    with striking(name, 1, "removed"):
+        failed = lipcert(capsys, *START)
+    assert failed.status == 2, failed
+    assert failed.err.startswith("lipcert: run") and failed.err.count("\n") == 1, failed.err
+    assert not Path("run/config.yaml").exists()
+
+
+@pytest.mark.parametrize("command", ["certify", "attack"])
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_may_only_be_read(command, capsys):
+    lipcert_quietly(*START)
+    Path("run").chmod(0o500)
+    try:
+        failed = lipcert(capsys, command, "run=run")
+    finally:
+        Path("run").chmod(0o700)
+    assert failed.status == 2 and failed.err.startswith("lipcert: run"), failed
+    assert failed.err.rstrip().endswith("Permission denied") and failed.err.count("\n") == 1, failed.err

@@ -37,8 +37,12 @@ def together(*commands: tuple) -> list[tuple[int, str]]:
     return [(process.returncode, err) for process, (_, err) in zip(running, ended, strict=True)]
 
 
+def attack_with(name: str, *more: str) -> tuple:
+    return ("attack", f"attack={name}", "attack.images=60", "attack.batch_size=20", *more)
+
+
 def attack(run: Path, name: str, *more: str) -> tuple:
-    return ("attack", f"run={run}", f"attack={name}", "attack.images=60", "attack.batch_size=20", *more)
+    return (*attack_with(name, *more), f"run={run}")
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +124,8 @@ KILLED = {
     "train": (("train", *RUN), "config.yaml", 2.5),
     "train on two ranks": (("train", *RUN, "trainer=ddp"), "config.yaml", 14.0),
     "certify": (("certify", "batch_size=20"), ".lock.json", 0.4),
-    "attack": (attack(Path(), "pgd_l2", "attack.steps=30")[:1] + attack(Path(), "pgd_l2", "attack.steps=30")[2:], ".lock.json", 1.0),
-}  # fmt: skip
+    "attack": (attack_with("pgd_l2", "attack.steps=30"), ".lock.json", 1.0),
+}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from lipcert.cli.choices import among, options
 from lipcert.runs.find import exists
 from lipcert.runs.sweep import Sweep
 
-HAVE_A_DIRECTORY = ("train", "compare", "separation", "reproduce")  # of their own, below outputs/
+HAVE_A_DIRECTORY = ("train", "compare", "separation")  # of their own, below outputs/
 
 
 class _Parser(argparse.ArgumentParser):

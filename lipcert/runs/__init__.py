@@ -1,5 +1,5 @@
 """A run's directory, and a sweep's: the only place that knows their files.
 
-`layout` names them, `manifest` knows what they must hold, `lock` lets one process write at a time, `rows` and `results`
+`layout` names them, `directory` knows by a manifest what they must hold, `lock` lets one process write at a time, `rows` and `results`
 read and write the rows that every number is a query on, `summary` puts the record together, `find` collects runs.
 """

@@ -32,21 +32,12 @@ class Events:
 
     def __init__(self, directory: Path, purge_step: int | None = None):
         from tensorboard.compat.proto.event_pb2 import SessionLog
-        from tensorboard.summary.writer.record_writer import RecordWriter
 
         place = f"{socket.gethostname()}.{os.getpid()}.{next(NUMBERS)}"
         self.path = directory / f"events.out.tfevents.{int(time.time()):010d}.{place}"
-        self.file = self.path.open("xb", buffering=0)
-        self.records = RecordWriter(self.file)
         self._add(file_version="brain.Event:2")
         if purge_step is not None:
             self._add(step=purge_step, session_log=SessionLog(status=SessionLog.START))
-
-    def __enter__(self) -> Events:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
 
     def summary(self, summary: Any, step: int = 0) -> None:
         """Adds what TensorBoard calls a summary."""
@@ -68,9 +59,13 @@ class Events:
 
     def _add(self, **event: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
+        record = io.BytesIO()
+        RecordWriter(record).write(Event(wall_time=time.time(), **event).SerializeToString())
         try:
-            self.records.write(Event(wall_time=time.time(), **event).SerializeToString())
+            with self.path.open("ab") as file:
+                file.write(record.getvalue())
         except OSError as error:
             error.filename = str(self.path)
             raise
@@ -127,7 +122,7 @@ def write_record(directory: Path, config: Mapping[str, Any], summary: Mapping[st
     """
     from torch.utils.tensorboard.summary import hparams
 
-    numbers = {"clean_accuracy": summary.get("clean_accuracy")}
+    numbers: dict[str, Any] = {"clean_accuracy": summary.get("clean_accuracy")}
     for word in WORDS.values():
         numbers |= {f"{word}_accuracy/{eps}": value for eps, value in summary.get(f"{word}_accuracy", {}).items()}
     for key in ("median_radius", "nominal_median_radius", "statistical_median_radius", *MAXIMA):
@@ -136,12 +131,12 @@ def write_record(directory: Path, config: Mapping[str, Any], summary: Mapping[st
     for attack, values in summary["robust_accuracy"].items():
         numbers |= {f"robust_accuracy/{attack}/{eps}": value for eps, value in values.items()}
     numbers = {key: value for key, value in numbers.items() if value is not None}
-    with Events(directory) as events:
-        events.image("curves", curves)
-        for entry in hparams(hyperparameters(config), numbers):
-            events.summary(entry)
-        for name, value in numbers.items():
-            events.scalar(name, value)
+    events = Events(directory)
+    events.image("curves", curves)
+    for entry in hparams(hyperparameters(config), numbers):
+        events.summary(entry)
+    for name, value in numbers.items():
+        events.scalar(name, value)
 
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
