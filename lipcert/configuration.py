@@ -10,11 +10,14 @@ import difflib
 import enum
 import functools
 import inspect
+import os
 import pkgutil
+import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -64,14 +67,14 @@ def read_yaml(text: bytes, source: str) -> Any:
     """
     try:
         depth = 0
-        for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+        for number, event in enumerate(yaml.parse(text, Loader=_PlainLoader)):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             tagged = getattr(event, "tag", None) is not None
             if tagged or isinstance(event, yaml.AliasEvent):
                 raise ValueError(f"{source} has a tag or an alias of YAML: only plain values may stand there")
             if depth > MOST_DEPTH or number > MOST_EVENTS:
                 raise ValueError(f"{source} is nested too deeply or too long for a configuration")
-        content = yaml.load(text, Loader=_OnceLoader)
+        content = yaml.load(text, Loader=_PlainLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, OverflowError) as error:
         raise ValueError(f"{source} is not YAML: {one_line(error)}") from None
     except ValueError as error:  # of a number or a date that is none
@@ -80,14 +83,28 @@ def read_yaml(text: bytes, source: str) -> Any:
     return content
 
 
-class _OnceLoader(yaml.SafeLoader):
-    """Refuses a key that occurs twice, where PyYAML takes the last one without a word."""
+class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads numbers as JSON and YAML 1.2 do, and refuses a key that occurs twice."""
+
+    yaml_implicit_resolvers: ClassVar[dict] = {}
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value]
-        if twice := [key for key in keys if keys.count(key) > 1] if len(keys) < 1000 else []:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} occurs twice", node.start_mark)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} occurs twice")
+            seen.add(str(key.value))
         return super().construct_mapping(node, deep)
+
+
+_EXPONENT = r"([eE][-+][0-9]+)?"
+for _kind, _form in {  # a part of YAML 1.1, which is what the dumper puts into quotes where it is meant as text
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?(0|[1-9][0-9]*)",
+    "float": rf"[-+]?[0-9]+\.[0-9]*{_EXPONENT}|\.[0-9]+{_EXPONENT}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}.items():
+    _PlainLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_form})$"), None)
 
 
 def check_plain(value: Any, source: str, path: str = "") -> None:
@@ -272,17 +289,27 @@ def _built(value: Any) -> Any:
 
 
 def locate(name: Any, path: str = "") -> Any:
-    """What a `_target_` names: something callable. ValueError if it can't be imported or is no such thing."""
+    """What a `_target_` names: something callable. ValueError if it can't be imported or is no such thing.
+
+    The current directory is searched only for a name that is not one of our parts, after all else.
+    """
     where = f"`{path}._target_`: " if path else ""
     try:
         if not isinstance(name, str) or "." not in name:
             raise ValueError("it is not of the form package.module.Name")
+        if name not in parts() and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # and it stays: what is found there may import more of it later
         found = pkgutil.resolve_name(name)
         if not callable(found):
             raise ValueError("it is nothing that can be called")
     except Exception as error:  # whatever happens while somebody's module is imported
         raise ValueError(f"{where}{str(name)[:200]} can't be imported ({one_line(error)})") from None
     return found
+
+
+def offline(node: dict[str, Any]) -> dict[str, Any]:
+    """The node of a data set, which may then download nothing."""
+    return {**node, "download": False} if str(node.get("_target_")).startswith("lipcert.datasets.") else node
 
 
 def radii(eps: Sequence[float], key: str = "eps") -> list[float]:

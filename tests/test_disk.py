@@ -153,3 +153,32 @@ def test_a_directory_that_may_only_be_read(command, capsys):
         Path("run").chmod(0o700)
     assert failed.status == 2 and failed.err.startswith("lipcert: run"), failed
     assert failed.err.rstrip().endswith("Permission denied") and failed.err.count("\n") == 1, failed.err
+
+
+FILES = ("config.yaml", "manifest.json", "checkpoints/last.ckpt", "metrics.csv", "network/network.json")
+FILES += ("network/network.safetensors", "certificates.csv", "certificates.json", "attacks.csv", "attacks.json")
+FILES += ("summary.json",)
+CERTIFY, ATTACK = ("certify", "run=run"), ("attack", "run=run", "attack.images=5", "attack.steps=2")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("finished") / "run"
+    lipcert_quietly(*START[:-1], f"output_dir={run}")
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_cut_is_named_or_made_anew(name, finished, whole, capsys):
+    """Never is less than all of it taken for all of it: a command says so, or leaves the run as it was."""
+    for command in (CERTIFY, ATTACK, ("compare", "run", "output_dir=compared"), RESUME):
+        shutil.copytree(finished, "run")
+        os.truncate(Path("run") / name, (Path("run") / name).stat().st_size // 2)
+        told = lipcert(capsys, *command)
+        assert told.status in (0, 2) and all(line.startswith("lipcert: ") for line in told.err.splitlines()), told
+        assert not told.err or Path(name).name in told.err, told.err
+        assert told.status == 0 or told.err.count("\n") == 1, told.err
+        if told.status == 0 and command is CERTIFY:
+            assert record(Path("run"))["certificates"] == whole["certificates"]
+        shutil.rmtree("run")

@@ -316,7 +316,7 @@ def of_images(draw: Draw) -> tuple[str, tuple]:
     if kind == "bytes":
         path.write_bytes(draw(mutated(path.read_bytes())))
     elif kind == "mode":
-        mode = draw(st.sampled_from(("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")))
+        mode = draw(st.sampled_from(("1", "L", "LA", "P", "RGB", "RGBA", "I;16")))
         Image.new(mode, (8, 8)).save(path)
         kind += f" {mode}"
     elif kind == "size":
@@ -335,10 +335,14 @@ def of_images(draw: Draw) -> tuple[str, tuple]:
             os.mkfifo(path)
         elif kind == "folder":
             path.mkdir()
-    size = draw(st.sampled_from((None, 1, 5, 4096, 0, -1)))
+    size = draw(st.sampled_from((None, 1, 5, 99, 0, -1)))
     more = () if size is None else (f"dataset.image_size={size}",)
     line = ("train", *NOTHING, "dataset=image_folder", "dataset.path=images", "output_dir=out", *more)
     return f"images: {path} {kind}", line
+
+
+def words(text: str) -> list[str]:
+    return text.split()
 
 
 LINES = {
@@ -349,23 +353,23 @@ LINES = {
     "separation": ("dataset.subset=40", "output_dir=out"),
     "reproduce": (),
 }
-TEXTS = """null None true 0 -1 1 3 0.5 -0.0 nan inf -inf 1e308 1e400 1e-320 0x10 1_0 abc '' "" ' " [ ] { } [] [[]]
-    [[[1],[2]],[]] [1,2] [null] [a,b] [nan] {} {a:1} {a:{b:[1]}} {_target_:os.getcwd} [{_target_:os.x}] {_target_:5}
+TEXTS = words(r"""null None true 0 -1 1 3 0.5 -0.0 nan inf -inf 1e308 1e400 1e-320 0x10 1_0 abc '' "" ' " [ ] { } []
+    [[]] [[[1],[2]],[]] [1,2] [null] [a,b] [nan] {} {a:1} {a:{b:[1]}} {_target_:os.getcwd} [{_target_:os.x}]
     {_target_:lipcert.models.l2nnn.L2NNN} ${seed} ${nowhere} ${oc.env:HOME} ${ ${oc.env:NOWHERE} ${} ${a:b} $ ??? a,b
     ${options:model} ${options:..} ${groups:x} ${hydra:job.num} ${oc.decode:'1'} 1,2 range(3) range(0,1,0) choice(1,2)
     glob(*) glob('') interval(0,1) shuffle(1,2) int(x) float(1) json_str(x) sort(3,1) tag(a,1) f(x) extend_list(1) a=b
-    a:b @x ~x \ \' é 漢字 a/b /dev/null . .. run""".split()
+    a:b @x ~x \ \' é 漢字 a/b /dev/null . .. run {_target_:5}""")
 TEXTS += ["", " ", "\t", "\n", "a\nb", "\0", "\u202e", "\ud800", "\udcff", "\x1b[31m", "x" * 3000, "[" * 300]
 TEXTS += ["[" * 300 + "]" * 300]
 HUGE = [str(2**31), str(2**63 - 1), str(2**63), str(-(2**63)), str(2**64), "9" * 400]
 # What a large number makes a computation long of, not wrong: it is done, as it was asked for.
-WORK = "epochs depth steps draws images width restarts samples iterations searches workers".split()
-STRANGE = """x seed.x model. .model model..x hydra hydra.run.dir hydra.sweep.dir hydra.verbose hydra.job.chdir $
+WORK = words("epochs depth steps draws images width restarts samples iterations searches workers")
+STRANGE = words("""x seed.x model. .model model..x hydra hydra.run.dir hydra.sweep.dir hydra.verbose hydra.job.chdir $
     hydra/launcher hydra.output_subdir hydra.mode hydra.sweeper.max_batch_size hydra.searchpath hydra.job.name
-    hydra/job_logging defaults _target_ model@x é 0""".split()
+    hydra/job_logging defaults _target_ model@x é 0""")
 STRANGE += ["", "a b"]
-FLAGS = """-m --multirun --help -h --cfg --cfg=job -c --resolve --info --info=all --config-dir --config-dir=x
-    --config-dir=. -cd --run -- - -x --version --cfg=é -mm --info=plugins""".split()
+FLAGS = words("""-m --multirun --help -h --cfg --cfg=job -c --resolve --info --info=all --config-dir --config-dir=x
+    --config-dir=. -cd --run -- - -x --version --cfg=é -mm --info=plugins""")
 KNOWN: dict[str, list[str]] = {}
 
 

@@ -60,8 +60,10 @@ def attacked(rows, n=40, eps=(0.5, 1.0), seed=0):
 
 
 def configuration(seed=1, model="l2nnn", **loss):
-    return dict.fromkeys(sorted(CONFIG_KEYS)) | {
+    return {key: {"_target_": f"lipcert.{key}"} for key in sorted(CONFIG_KEYS)} | {
         "seed": seed,
+        "eps": [0.5],
+        "trainer": {},
         "model": {"_target_": f"lipcert.models.{model}.Model"},
         "dataset": {"_target_": "lipcert.datasets.digits.Digits", "seed": seed, "data_dir": f"data{seed}"},
         "loss": {"_target_": "lipcert.losses.l2nnn.Loss", "omega": 1.0} | loss,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import re
 from pathlib import Path
 from typing import NoReturn
 
 from lipcert.cli.choices import among, options
+from lipcert.configuration import MOST_DEPTH
 from lipcert.runs.find import exists
 from lipcert.runs.sweep import Sweep
 
@@ -70,6 +72,9 @@ def complete(command: str, flags: list[str], overrides: list[str]) -> list[str]:
 def check_override(override: str) -> None:
     """ValueError for an override that Hydra would take, and that makes no sense here."""
     key, _, value = override.partition("=")
+    depths = itertools.accumulate((c in "[{(") - (c in "]})") for c in value)
+    if max(depths, default=0) > MOST_DEPTH:
+        raise ValueError(f"`{key}`: its value is nested more than {MOST_DEPTH} deep")
     if (value == "null" or "${" in value) and options(key):
         raise ValueError(f"`{override}`: a group needs one of its options{among('none', options(key))}")
     if key.lstrip("+~") in ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"):

@@ -41,10 +41,7 @@ def settings_of(command: str, overrides: list[str]) -> dict[str, Any]:
 
 
 def scan_plugins() -> None:
-    """Lets Hydra look for plugins, once: among what is installed, and not in the current directory.
-
-    From then on the current directory is searched too, after all else: a `_target_: mypackage.Mine` may lie there.
-    """
+    """Lets Hydra look for plugins, once: among what is installed, and not in the current directory."""
     from hydra.core.plugins import Plugins
 
     here, path = os.getcwd(), list(sys.path)
@@ -52,4 +49,4 @@ def scan_plugins() -> None:
     try:
         Plugins.instance()
     finally:
-        sys.path[:] = path if any(os.path.abspath(place or ".") == here for place in path) else [*path, here]
+        sys.path[:] = path

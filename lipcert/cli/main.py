@@ -119,8 +119,8 @@ def run_job(command: str, config, number: str | None) -> None:
     settings = ready(config, command, module.run)
     if number is not None and settings.get("output_dir") is not None:
         directory = Sweep(settings["output_dir"], command).claim(settings, number)
-        if command == "train" and is_run(directory):
-            module.resume_same(directory, settings)
+        if command == "train":
+            module.begin_or_resume(directory, settings)
             return
         settings["output_dir"] = str(directory)
     module.run(**settings)

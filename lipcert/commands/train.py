@@ -22,8 +22,8 @@ from lipcert.evaluation.load import LoadedRun, build_dataset, check_data, finger
 from lipcert.evaluation.record import show, write_record
 from lipcert.files import write_atomic
 from lipcert.frozen import freeze
-from lipcert.runs.config import make_directory, read_config, write_config
-from lipcert.runs.directory import RunDirectory
+from lipcert.runs.config import AlreadyExists, make_directory, read_config, write_config
+from lipcert.runs.directory import RunDirectory, is_run
 from lipcert.runs.find import is_finished
 from lipcert.runs.layout import CONFIG, LABEL_NOISE
 from lipcert.training import ranks
@@ -73,6 +73,7 @@ def run(
         "attack": attack,
         "trainer": trainer,
     }
+    check_call(training_choices, training, "training", called="conf/training")
     data = preflight(config)
     directory = Path(output_dir)
     if not is_first_node(trainer["num_nodes"]):
@@ -85,36 +86,63 @@ def run(
         finish(new, config, data)
 
 
-def resume_run(directory: Path, trust: bool) -> None:
-    """Goes on where a run was stopped; a finished one is left alone, and says so."""
+def training_choices(
+    *,
+    radius: float | None,
+    c: float | None,
+    eps_train: float | None,
+    eps_ibp: float | None,
+    epochs: int,
+    batch_size: int,
+) -> None:
+    """What the group `training` may say; conf/train.yaml explains it."""
+
+
+def resume_run(directory: Path, trust: bool, download: bool | None = None) -> None:
+    """Goes on where a run was stopped; a finished one is left alone, and says so.
+
+    trust     whether its configuration may name code outside lipcert
+    download  whether missing data may be downloaded; None: if it is trusted
+    """
+    download = trust if download is None else download
     config = read_config(directory, "resume", trust)
     check_call(run, {**config, **NOT_KEPT}, called=CONFIG)
     check(config)
     if not is_first_node(config["trainer"]["num_nodes"]):
-        ranks.train(RunDirectory(directory), config, preflight(config))
+        ranks.train(RunDirectory(directory), config, preflight(config, download))
         return
     stopped = RunDirectory(directory)
     if not is_finished(stopped):
         with stopped.writing("train"):
             if not is_finished(stopped):  # whoever held the lock before may have finished it
-                data = preflight(config)
+                data = preflight(config, download)
                 check_data(stopped, data, ("train", "val", "test"))
                 finish(stopped, config, data)
                 return
     print(f"{directory} is finished: nothing to resume")
 
 
-def resume_same(directory: Path, settings: dict[str, Any]) -> None:
-    """Goes on with a job of a sweep that was begun before. ValueError where it is not of these settings.
+def begin_or_resume(directory: Path, settings: dict[str, Any]) -> None:
+    """Runs a job of a sweep, or goes on with it if it was begun before, by this process or another one."""
+    if not is_run(directory):
+        try:
+            run(**{**settings, "output_dir": str(directory)})
+            return
+        except AlreadyExists:
+            if not is_run(directory):
+                raise
+    resume_same(directory, settings)
 
-    What its configuration names is what the command line names, and so as trusted.
+
+def resume_same(directory: Path, settings: dict[str, Any]) -> None:
+    """Goes on with a run of these settings; ValueError where it is of others.
+
+    What its configuration names is then what the command line names, and as trusted.
     """
     config = read_config(directory, "output_dir", trust=True)
     due = {**settings, "attack": settings["attack"] if "_target_" in (settings["attack"] or {}) else None}
-    different = [key for key in config if config[key] != due.get(key) and key != "dataset"]
-    if different or {**config["dataset"], "data_dir": ""} != {**settings["dataset"], "data_dir": ""}:
-        what = (different or ["dataset"])[0]
-        raise ValueError(f"`output_dir`: {directory} is a run of another `{what}`: give another directory")
+    if different := [key for key in config if config[key] != due.get(key)]:
+        raise ValueError(f"`output_dir`: {directory} is a run of another `{different[0]}`: give another directory")
     resume_run(directory, trust=True)
 
 
@@ -133,8 +161,10 @@ def finish(directory: RunDirectory, config: dict[str, Any], dataset: Dataset) ->
     show(directory)
 
 
-def preflight(config: dict[str, Any]) -> Dataset:
+def preflight(config: dict[str, Any], download: bool = True) -> Dataset:
     """Builds every part once before anything is written: what can't be built is an error that leaves no trace.
+
+    download  whether missing data may be downloaded
 
     Returns the data set, which is built once and for all.
     """
@@ -148,7 +178,7 @@ def preflight(config: dict[str, Any]) -> Dataset:
     check_call(check_trainer, settings, "trainer", called="conf/trainer")
     check_trainer(**settings)
     is_first_node(settings["num_nodes"])
-    dataset = build_dataset(config["dataset"])
+    dataset = build_dataset(config["dataset"], download)
     network = build(config["model"], input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     loss = build(config["loss"], num_classes=dataset.num_classes)
     schedule = build(config["schedule"])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Mapping, Set
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -21,13 +18,14 @@ from lipcert.contracts import Attack, AttackRow, Kind, Norm
 from lipcert.errors import CertificateBroken
 from lipcert.evaluation.arithmetic import exact_arithmetic
 from lipcert.evaluation.load import LoadedRun
-from lipcert.files import read_regular, write_atomic
 from lipcert.frozen import Network
+from lipcert.runs import counterexamples
+from lipcert.runs.directory import RunDirectory
 from lipcert.runs.layout import ATTACK_FACTS, ATTACKED, ATTACKS, COUNTEREXAMPLES
-from lipcert.runs.results import eps_key, read_facts, read_results, write_facts
+from lipcert.runs.results import drop_rows, eps_key, network_hash, read_facts, read_results, write_facts
 
 SPLIT = "test"
-MOST_BYTES = 1 << 28  # of a counter-example
+UNSETTLED = ("eps", "images", "batch_size")  # settings that may differ between rows of one label
 
 
 class Proved(NamedTuple):
@@ -50,12 +48,8 @@ def attack_run(run: LoadedRun, node: dict[str, Any], *, device: str = "cpu") -> 
     attack, directory = build(node), run.directory
     eps: list[float | None] = [None] if attack.eps is None else list(attack.eps)
     test = run.dataset.test.head(attack.images)
-    directory.mend(*ATTACKED)
-    facts = read_facts(directory, ATTACK_FACTS, SPLIT).get(attack.label, {"images": {}, "seconds": 0.0})
-    facts |= {"target": node["_target_"], "norm": str(attack.norm)}
-    for e in eps:
-        facts["images"][eps_key(e)] = max(len(test), facts["images"].get(eps_key(e), 0))
-    write_facts(directory, ATTACK_FACTS, attack.label, facts, SPLIT)
+    directory.mend(attack.label, *ATTACKED)
+    facts = begin(directory, attack, node, eps, len(test))
     before = [row for row in directory.read_rows(ATTACKS, AttackRow) if row.split == SPLIT]
     results = read_results(directory, SPLIT)
     proved = [
@@ -74,15 +68,43 @@ def attack_run(run: LoadedRun, node: dict[str, Any], *, device: str = "cpu") -> 
                 images=test.pixels().to(device),
                 labels=test.labels.to(device),
                 proved=proved,
-                folder=directory / COUNTEREXAMPLES,
+                directory=directory,
             ).run(
                 eps,
                 append=lambda rows: directory.append_rows(ATTACKS, rows),
                 done={(row.index, row.eps) for row in before if row.attack == attack.label},
             )
+        facts["images"] |= facts["wanted"]
     finally:
         facts["seconds"] += time.perf_counter() - started
         write_facts(directory, ATTACK_FACTS, attack.label, facts, SPLIT)
+
+
+def begin(
+    directory: RunDirectory, attack: Attack, node: dict[str, Any], eps: list[float | None], images: int
+) -> dict[str, Any]:
+    """The facts of an attack that begins or goes on: `images` are finished at each eps, and so many `wanted`.
+
+    ValueError where the run has rows of the same label that other settings made.
+    """
+    settings = {key: value for key, value in node.items() if key not in UNSETTLED}
+    fresh = {"images": {}, "wanted": {}, "seconds": 0.0, "settings": settings, "network": network_hash(directory)}
+    facts = read_facts(directory, ATTACK_FACTS, SPLIT).get(attack.label, fresh)
+    if facts["network"] != fresh["network"]:
+        drop_rows(directory, ATTACKS, AttackRow, lambda row: row.attack == attack.label)
+        facts = fresh
+    if different := [key for key in settings if facts["settings"].get(key) != settings[key]]:
+        key = different[0]
+        raise ValueError(
+            f"`attack.{key}`: {directory} has rows of {attack.label} with {key}={facts['settings'].get(key)}, and "
+            f"can't have those of {key}={settings[key]} besides"
+        )
+    facts |= {"target": node["_target_"], "norm": str(attack.norm)}
+    for e in map(eps_key, eps):
+        facts["wanted"][e] = max(images, facts["images"].get(e, 0))
+        facts["images"].setdefault(e, 0)
+    write_facts(directory, ATTACK_FACTS, attack.label, facts, SPLIT)
+    return facts
 
 
 class Attacking:
@@ -93,7 +115,7 @@ class Attacking:
     exact    the same in float64, which judges
     images   uint8 (N, C, H, W), and their `labels` (N,), on the device of both networks
     proved   what the images are certified for; an attack in any norm is held against each
-    folder   where counter-examples are saved
+    directory  of the run, where counter-examples are saved
     """
 
     def __init__(
@@ -105,10 +127,10 @@ class Attacking:
         images: Tensor,
         labels: Tensor,
         proved: list[Proved],
-        folder: Path,
+        directory: RunDirectory,
     ):
         self.attack, self.network, self.exact = attack, network, exact
-        self.images, self.labels, self.proved, self.folder = images, labels, proved, folder
+        self.images, self.labels, self.proved, self.directory = images, labels, proved, directory
 
     def run(
         self,
@@ -159,8 +181,8 @@ class Attacking:
         found = zip(index, judged.success.tolist(), judged.distance.tolist(), strict=True)
         return [AttackRow(SPLIT, i, norm, label, eps, success, distance_) for i, success, distance_ in found]
 
-    def hold(self, index: list[int], judged: Judged, name: str) -> None:
-        """CertificateBroken where a misclassified image lies within its certified radius; those images are saved."""
+    def hold(self, index: list[int], judged: Judged, name: str, keep: bool = True) -> None:
+        """CertificateBroken where a misclassified image lies within its certified radius; `keep`: those are saved."""
         x, y = self.clean(index)
         for norm, certificate, certified in self.proved:
             within = distance(norm, judged.images, x)
@@ -173,36 +195,42 @@ class Attacking:
                 continue
             with torch.no_grad():
                 prediction = self.exact(judged.images).argmax(1)
-            for row, radius in broken:
-                saved = {
-                    "x": x[row].cpu(),
-                    "x_adv": judged.images[row].cpu(),
-                    "label": int(y[row]),
-                    "prediction": int(prediction[row]),
-                    "distance": within[row].item(),
-                    "radius": radius,
-                    "norm": str(norm),
-                    "certificate": certificate,
-                    "attack": name,
-                    "index": index[row],
-                }
-                save_counterexample(self.folder / f"{name}-{index[row]}.npz", saved)
+            files = [
+                counterexamples.save(
+                    self.directory,
+                    {
+                        "x": x[row].cpu(),
+                        "x_adv": judged.images[row].cpu(),
+                        "label": int(y[row]),
+                        "prediction": int(prediction[row]),
+                        "distance": within[row].item(),
+                        "radius": radius,
+                        "norm": str(norm),
+                        "certificate": certificate,
+                        "attack": name,
+                        "index": index[row],
+                    },
+                )
+                for row, radius in (broken if keep else [])
+            ]
             row, radius = broken[0]
+            more = f" and {len(files) - 1} more there" if len(files) > 1 else ""
             raise CertificateBroken(
                 f"image {index[row]}: {name} found an adversarial image at {norm} distance {within[row].item()!r}, "
-                f"within the radius {radius!r} that {certificate} certified; see "
-                f"{self.folder / f'{name}-{index[row]}.npz'}"
-                + (f" and {len(broken) - 1} more there" if len(broken) > 1 else "")
+                f"within the radius {radius!r} that {certificate} certified"
+                + (f"; see {files[0]}{more}" if files else f"; it was saved in {self.directory / COUNTEREXAMPLES}")
             )
 
     def retry_saved(self) -> None:
-        """Holds the counter-examples in the folder against the proofs again."""
-        for file in sorted(self.folder.glob("*.npz")):
-            index, name, candidate = read_counterexample(file, tuple(self.images.shape[1:]))
-            if 0 <= index < len(self.images):
-                x, y = self.clean([index])
-                judged = judge(self.exact, x, y, torch.from_numpy(candidate)[None].to(x.device), self.attack.norm)
-                self.hold([index], judged, name)
+        """Holds the saved counter-examples against the proofs again."""
+        for file, found in counterexamples.saved(self.directory):
+            if found.image.shape != tuple(self.images.shape[1:]):
+                raise ValueError(f"{file} is no image of this network: delete it")
+            if 0 <= found.index < len(self.images):
+                x, y = self.clean([found.index])
+                candidate = torch.from_numpy(found.image)[None].to(x.device)
+                judged = judge(self.exact, x, y, candidate, self.attack.norm)
+                self.hold([found.index], judged, found.attack, keep=False)
 
 
 @contextmanager
@@ -213,25 +241,3 @@ def progress():
     times = (TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, *times, console=console, disable=not console.is_terminal) as bar:
         yield bar
-
-
-def save_counterexample(file: Path, values: Mapping[str, Any]) -> None:
-    """Writes a counter-example: arrays and plain values by name."""
-    if file.parent.is_symlink():
-        raise ValueError(f"{file.parent} is a link: nothing is written through one")
-    file.parent.mkdir(exist_ok=True)
-    content = io.BytesIO()
-    np.savez(content, **values)
-    write_atomic(file, content.getvalue())
-
-
-def read_counterexample(file: Path, shape: tuple[int, ...]) -> tuple[int, str, np.ndarray]:
-    """(index, attack, image float64 of `shape`) of a saved counter-example; ValueError where the file holds none."""
-    try:
-        with np.load(io.BytesIO(read_regular(file, MOST_BYTES)), allow_pickle=False) as kept:
-            index, name, image = int(kept["index"]), str(kept["attack"])[:200], kept["x_adv"]
-        if image.shape != shape or image.dtype != np.float64 or not ((image >= 0) & (image <= 1)).all():
-            raise ValueError("it is not an image of this network")
-    except Exception as error:  # numpy and zipfile raise many kinds for damaged files
-        raise ValueError(f"{file} can't be read as a counter-example ({error}): delete it") from None
-    return index, name, image

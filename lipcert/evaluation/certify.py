@@ -18,7 +18,7 @@ from lipcert.datasets.split import Split
 from lipcert.evaluation.arithmetic import exact, exact_arithmetic, images_at_once
 from lipcert.evaluation.load import LoadedRun
 from lipcert.runs.layout import CERTIFICATE_FACTS, CERTIFICATES, CERTIFIED, STABILITY
-from lipcert.runs.results import read_facts, whole, write_facts
+from lipcert.runs.results import drop_rows, network_hash, read_facts, whole, write_facts
 
 SPLIT = "test"
 
@@ -42,7 +42,7 @@ def certify(
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
     chosen = certificate or run.config["certificate"]
     label, directory, test = certificate_label(chosen), run.directory, run.dataset.test
-    directory.mend(*CERTIFIED)
+    directory.mend(label, *CERTIFIED)
     with exact_arithmetic():
         started = time.perf_counter()
         with Console(stderr=True).status("measuring the layers' norms"):
@@ -57,13 +57,20 @@ def certify(
             "images": len(test),
             "kind": bound.kind.value,
             "norm": bound.norm.value,
+            "network": network_hash(directory),
             "device": device,
             "seconds": {"bound": bounding, "certify": 0.0},
             **bound.report,
         }
+        before = read_facts(directory, CERTIFICATE_FACTS, SPLIT).get(label, facts)
+        if before["target"] != facts["target"]:
+            raise ValueError(
+                f"`certificate`: {label} is what {directory} calls {before['target']}: name yours otherwise"
+            )
+        if before["network"] != facts["network"]:
+            drop_rows(directory, CERTIFICATES, CertificateRow, lambda row: row.certificate == label)
         rows = directory.read_rows(CERTIFICATES, CertificateRow)
         own = [row for row in rows if (row.split, row.certificate) == (SPLIT, label)]
-        before = read_facts(directory, CERTIFICATE_FACTS, SPLIT).get(label, facts)
         if not whole(own, before["images"], f"{directory / CERTIFICATES}: {label}"):
             write_facts(directory, CERTIFICATE_FACTS, label, facts, SPLIT)
             for block in certify_images(bound, test, label, device, batch_size, {row.index for row in own}):
@@ -120,7 +127,7 @@ def steepest_images(
 
 
 def certificate_label(node: dict[str, Any]) -> str:
-    """What a certificate is called in rows: the name of its file, and its parameters where they are not the usual ones.
+    """What a certificate is called in rows: its file's name, and its parameters where they are not the usual ones.
 
     node  its configuration: a `_target_` and keywords
     """
@@ -130,7 +137,9 @@ def certificate_label(node: dict[str, Any]) -> str:
         for key, value in node.items()
         if key not in ("_target_", "_partial_") and (key not in usual or _plain(usual[key].default) != _plain(value))
     }
-    return "-".join([node["_target_"].split(".")[-2], *(f"{key}={_plain(value)}" for key, value in unusual.items())])
+    *_, module, name = node["_target_"].split(".")
+    own = node["_target_"].startswith("lipcert.certificates.")
+    return "-".join([module if own else f"{module}.{name}", *(f"{key}={_plain(v)}" for key, v in unusual.items())])
 
 
 def _plain(value: Any) -> str:

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lipcert.configuration import build, check
+from lipcert.configuration import build, check, offline
 from lipcert.datasets.files import ImageFiles
 from lipcert.datasets.split import Dataset, Split
 from lipcert.frozen import Network
@@ -57,8 +57,7 @@ def build_dataset(node: dict[str, Any], download: bool = True) -> Dataset:
     """
     if not isinstance(node, dict) or "_target_" not in node:
         raise ValueError("`dataset._target_` must be given: it says what the data set is")
-    if not download and str(node["_target_"]).startswith("lipcert.datasets."):
-        node = {**node, "download": False}
+    node = node if download else offline(node)
     check(node, "dataset")
     return build(node)
 

@@ -11,16 +11,15 @@ from typing import Any
 
 from rich.console import Console
 
-from lipcert.errors import CertificateBroken
 from lipcert.reporting.curves import run_figure
 from lipcert.reporting.plotting import png
 from lipcert.reporting.run_table import layer_table, run_table
 from lipcert.runs import tensorboard
 from lipcert.runs.config import read_config
+from lipcert.runs.counterexamples import check_unbroken
 from lipcert.runs.directory import RunDirectory
 from lipcert.runs.find import is_finished
-from lipcert.runs.layout import ATTACK_FACTS, ATTACKS, CURVES, SUMMARY
-from lipcert.runs.numbers import broken_certificates
+from lipcert.runs.layout import ATTACK_FACTS, CURVES, SUMMARY
 from lipcert.runs.results import read_facts, read_results
 from lipcert.runs.summary import summary
 
@@ -42,13 +41,7 @@ def write_record(run: RunDirectory, finished: bool | None = None) -> None:
         print(f"lipcert: not whole yet, and left out: {name}; the same command goes on", file=sys.stderr)
     if not results.certificates:
         raise ValueError(f"{run} has no whole certificate: `lipcert certify run={run}` computes one")
-    for rows in results.certificates.values():
-        for proof, attack in broken_certificates(rows, results.attacks, rows[0].norm)[:1]:
-            raise CertificateBroken(
-                f"image {proof.index} in {run / ATTACKS}: {attack.attack} found an adversarial image at {rows[0].norm} "
-                f"distance {attack.distance!r}, within the radius {proof.radius!r} that {proof.certificate} certified: "
-                "the certificate is wrong, or the files are of different networks"
-            )
+    check_unbroken(run, results)
     strongest = next(iter(results.kinds()))
     rows = results.best(strongest)
     attacks = read_facts(run, ATTACK_FACTS)

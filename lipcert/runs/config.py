@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from lipcert.configuration import check_plain, check_trusted, read_yaml
+from lipcert.configuration import check_plain, check_trusted, fits, radii, read_yaml
 from lipcert.files import PARTIAL
 from lipcert.runs.directory import RunDirectory, is_run
 from lipcert.runs.layout import CONFIG, HOLDER, LOCK, MANIFEST
@@ -16,7 +16,17 @@ from lipcert.runs.layout import CONFIG, HOLDER, LOCK, MANIFEST
 KEYS = frozenset(
     {"seed", "eps", "dataset", "model", "loss", "optimizer", "schedule", "certificate", "attack", "trainer"}
 )
-MOST_BYTES = 1 << 20
+FORMS: dict[str, tuple[Any, str]] = {  # of their values
+    **dict.fromkeys(KEYS, (dict, "a mapping")),
+    "attack": (dict | None, "a mapping or null"),
+    "seed": (int, "a whole number"),
+    "eps": (list[float], "a list of numbers"),
+}
+MOST_BYTES = 1 << 18
+
+
+class AlreadyExists(ValueError):
+    """The directory that a new run was to have is not empty."""
 
 
 def make_directory(directory: Path) -> None:
@@ -48,7 +58,7 @@ def check_new(directory: Path) -> None:
     """ValueError where a directory holds anything but what a start that was killed left in it."""
     left = {LOCK, HOLDER, MANIFEST}
     if any(path.name not in left and not path.name.endswith(PARTIAL) for path in directory.iterdir()):
-        raise ValueError(f"`output_dir`: {directory} already exists; give another, or go on by resume={directory}")
+        raise AlreadyExists(f"`output_dir`: {directory} already exists; give another, or go on by resume={directory}")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -79,5 +89,20 @@ def read_config(
         raise ValueError(
             f"{run / CONFIG} is not the configuration of a run: it lacks some of {', '.join(sorted(KEYS))}"
         )
+    check_forms(config, str(run / CONFIG))
     check_trusted({part: config[part] for part in parts}, trust, str(run / CONFIG))
     return config
+
+
+def check_forms(config: Mapping[str, Any], source: str) -> None:
+    """ValueError where a run's configuration, read from the file `source`, has something of another form in its place.
+
+    Whether a part takes what it is given is only known where it is built.
+    """
+    for key, (form, name) in FORMS.items():
+        value = config[key]
+        if not fits(value, form):
+            raise ValueError(f"{source}: `{key}` must be {name}, got {value!r}")
+        if isinstance(value, dict) and key != "trainer" and not isinstance(value.get("_target_"), str):
+            raise ValueError(f"{source}: `{key}._target_` must be the name of a part, got {value.get('_target_')!r}")
+    radii(config["eps"], f"{source}: eps")

@@ -22,19 +22,20 @@ from lipcert.runs.rows import format_rows, header, parse_rows
 
 Row = TypeVar("Row", bound=NamedTuple)
 VERSION = 1  # of the manifest
-SMALL, LARGE = 1 << 26, 1 << 36  # bytes: of texts, of rows and of checkpoints
+SMALL, LARGE, LARGEST = 1 << 26, 1 << 30, 1 << 38  # bytes: of texts, of rows, and of checkpoints
 
 
 class Hashing:
     """A file that is written to, and the SHA-256 of what went into it. `error` is what writing failed with."""
 
     def __init__(self, file: BinaryIO):
-        self.file, self.sha256 = file, hashlib.sha256()
+        self.file, self.sha256, self.count = file, hashlib.sha256(), 0
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         try:
             self.sha256.update(data)
+            self.count += len(data)
             return self.file.write(data)
         except OSError as error:
             self.error = error
@@ -100,17 +101,16 @@ class RunDirectory:
         while True:
             entry = self._entry(name)
             content = self._bytes(name, limit)
-            if "bytes" in entry:
-                content = content[: entry["bytes"]]
-            found = hashlib.sha256(content).hexdigest()
-            if found in entry["sha256"] or entry == self._entry(name):  # else a writer was between the two
-                self._check(name, found, entry)
-                return content
+            registered = _registered(content, entry)
+            if registered is not None:
+                return registered
+            if entry == self._entry(name):  # else a writer was between the two
+                raise ValueError(self._damaged(name))
 
-    def verify(self, name: str, limit: int = LARGE) -> None:
+    def verify(self, name: str, limit: int = LARGEST) -> None:
         """The check of `read` of a file that is too large to be held."""
-        entry = self._entry(name)
-        self._check(name, self._sha256(name, limit), entry)
+        if self._sha256(name, limit) not in self._entry(name)["sha256"]:
+            raise ValueError(self._damaged(name))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A file of JSON as a dictionary; ValueError, naming the file, where it holds something else."""
@@ -129,14 +129,19 @@ class RunDirectory:
         return parse_rows(self.read(name, LARGE), row_type, str(self / name))
 
     @contextlib.contextmanager
-    def replacing(self, name: str) -> Iterator[Hashing]:
-        """A new file, open for writing, which takes the place of `name` when the block ends without an error."""
+    def replacing(self, name: str, grows: bool = False) -> Iterator[Hashing]:
+        """A new file, open for writing, which takes the place of `name` when the block ends without an error.
+
+        grows  whether more may be appended to it
+        """
         with files.replacing(self._place(name)) as file:
             sink = Hashing(file)
             yield sink
             manifest = self.manifest()
             there = manifest["files"].get(name, {"sha256": []})["sha256"][-1:]
             manifest["files"][name] = {"sha256": [*there, sink.sha256.hexdigest()]}
+            if grows:
+                manifest["files"][name]["bytes"] = sink.count
             self._write(manifest)
 
     def replace(self, name: str, content: str | bytes) -> None:
@@ -150,7 +155,8 @@ class RunDirectory:
 
     def write_rows(self, name: str, row_type: type[Row], rows: Iterable[Row]) -> None:
         """Replaces a file by a header and `rows`; it can grow later."""
-        self.replace(name, header(row_type) + format_rows(row_type, rows))
+        with self.replacing(name, grows=True) as file:
+            file.write((header(row_type) + format_rows(row_type, rows)).encode())
 
     def append_rows(self, name: str, rows: Iterable[NamedTuple]) -> None:
         """Adds rows of one type behind those in a file, which is made where missing; they are on the disk on return.
@@ -187,16 +193,34 @@ class RunDirectory:
             self._write(manifest)
         self._place(name).unlink(missing_ok=True)
 
-    def mend(self, *names: str) -> None:
-        """Deletes files of which one is damaged or gone, and says so on stderr; they are computed anew."""
-        for name in filter(self.has, names):
+    def mend(self, label: str, facts: str, *names: str) -> None:
+        """Deletes rows and facts of which one is damaged or gone, and says so on stderr: they are computed anew.
+
+        label  of the certificate or attack that is computed now
+        facts  the name of the file of facts, {split: {label: ...}}; `names` are the other files
+
+        ValueError where that would lose what others found.
+        """
+        for name in filter(self.has, (facts, *names)):
             try:
                 self.read(name, LARGE)
             except ValueError as error:
+                if (self / name).exists():
+                    self._check_nothing_is_lost(label, facts, name)
                 print(f"lipcert: {error}; this is done now", file=sys.stderr)
-                for each in names:
+                for each in (facts, *names):
                     self.forget(each)
                 return
+
+    def _check_nothing_is_lost(self, label: str, facts: str, name: str) -> None:
+        try:
+            others = {other for split in self.read_json(facts).values() for other in split} - {label}
+        except (ValueError, AttributeError):
+            others = {"what it speaks of"}
+        if others:
+            raise ValueError(
+                f"{self._damaged(name)}. It was of {', '.join(sorted(others))} too: move it away, and compute each anew"
+            )
 
     def settle(self) -> None:
         """Leaves each file what is known of it for certain: one hash where there were two, and no unregistered tail."""
@@ -205,12 +229,18 @@ class RunDirectory:
         manifest = self.manifest()
         before = json.dumps(manifest)
         for name, entry in manifest["files"].items():
-            if not (self / name).exists():
-                continue  # whoever reads it says so
-            if "bytes" in entry and (self / name).stat().st_size > entry["bytes"]:
-                files.append(self._place(name), b"", entry["bytes"])
-            elif len(entry["sha256"]) > 1 and (sha256 := self._sha256(name)) in entry["sha256"]:
-                entry["sha256"] = [sha256]
+            if not (self / name).exists() or ("bytes" not in entry and len(entry["sha256"]) == 1):
+                continue
+            if "bytes" not in entry:
+                if (sha256 := self._sha256(name)) in entry["sha256"]:
+                    entry["sha256"] = [sha256]
+                continue
+            content = self._bytes(name, LARGE)
+            registered = _registered(content, entry)
+            if registered is not None:
+                entry |= {"sha256": [hashlib.sha256(registered).hexdigest()], "bytes": len(registered)}
+                if len(registered) < len(content):
+                    files.append(self._place(name), b"", len(registered))
         if json.dumps(manifest) != before:
             self._write(manifest)
 
@@ -220,12 +250,11 @@ class RunDirectory:
             raise ValueError(f"{self} has no {name} that was written to its end: `lipcert train resume={self}` goes on")
         return entry
 
-    def _check(self, name: str, sha256: str, entry: Mapping[str, Any]) -> None:
-        if sha256 not in entry["sha256"]:
-            raise ValueError(
-                f"{self / name} is not what was written: its SHA-256 is not the one in {MANIFEST}. It was changed or "
-                f"damaged: restore it, or {self._remedy(name)}"
-            )
+    def _damaged(self, name: str) -> str:
+        return (
+            f"{self / name} is not what was written: its SHA-256 is not the one in {MANIFEST}. It was changed or "
+            f"damaged: restore it, or {self._remedy(name)}"
+        )
 
     def _remedy(self, name: str) -> str:
         return REMEDIES.get(name, "train the run anew").format(self)
@@ -236,7 +265,7 @@ class RunDirectory:
         except FileNotFoundError:
             raise ValueError(f"{self / name} is gone: restore it, or {self._remedy(name)}") from None
 
-    def _sha256(self, name: str, limit: int = LARGE) -> str:
+    def _sha256(self, name: str, limit: int = LARGEST) -> str:
         found = hashlib.sha256()
         try:
             with files.opened(self / name, limit) as file:
@@ -258,6 +287,14 @@ class RunDirectory:
 
     def _write(self, manifest: Mapping[str, Any]) -> None:
         files.write_atomic(self / MANIFEST, files.as_json(manifest))
+
+
+def _registered(content: bytes, entry: Mapping[str, Any]) -> bytes | None:
+    """What of a file's content a writer registered: all of it, or all but a tail of one that grows; None if neither."""
+    for length in (entry.get("bytes", len(content)), len(content)):
+        if hashlib.sha256(content[:length]).hexdigest() in entry["sha256"]:
+            return content[:length]
+    return None
 
 
 def is_run(path: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lipcert.contracts import AttackRow, CertificateRow, Kind, StabilityRow
 from lipcert.runs.config import read_config
+from lipcert.runs.counterexamples import check_unbroken
 from lipcert.runs.directory import RunDirectory, is_run
 from lipcert.runs.layout import SUMMARY
 from lipcert.runs.numbers import WORDS, kind_of
@@ -54,6 +55,7 @@ class Run:
         if unfinished([run.path]):
             raise ValueError(_unfinished_message([run.path]))
         results, summary = read_results(run), run.read_json(SUMMARY)
+        check_unbroken(run, results)
         kinds = results.kinds()
         if not kinds:
             raise ValueError(f"{path} has no whole certificate: `lipcert certify run={path}` computes one")
@@ -122,8 +124,10 @@ def unfinished(directories: Iterable[Path]) -> list[Path]:
 
 def is_finished(run: RunDirectory) -> bool:
     """Whether a run has its summary, which says that all that was asked for is in it."""
+    if not run.has(SUMMARY):
+        return False
     try:
-        return run.has(SUMMARY) and bool(run.read_json(SUMMARY).get("finished"))
+        return bool(run.read_json(SUMMARY).get("finished"))
     except ValueError:  # a summary that is damaged is written anew
         return False
 

@@ -20,7 +20,7 @@ LOCK, HOLDER = ".lock", ".lock.json"  # held by who writes; who that is
 FAILURE, RANKS_LOG = "failure.txt", "ranks{}.log"  # of the ranks of a training, while it runs
 
 # What computes a file anew where it is damaged; of the others, training does.
-CERTIFIED, ATTACKED = (CERTIFICATES, CERTIFICATE_FACTS, STABILITY), (ATTACKS, ATTACK_FACTS)
+CERTIFIED, ATTACKED = (CERTIFICATE_FACTS, CERTIFICATES, STABILITY), (ATTACK_FACTS, ATTACKS)
 REMEDIES = {
     **dict.fromkeys(CERTIFIED, "`lipcert certify run={0}` computes it anew"),
     **dict.fromkeys(ATTACKED, "`lipcert attack run={0}`, with the same attack, computes it anew"),

@@ -67,7 +67,10 @@ def check_tree(directory: Path, tidy: bool = False) -> None:
         with os.scandir(folder) as entries:
             for entry in entries:
                 seen += 1
-                mode = entry.stat(follow_symlinks=False).st_mode
+                try:
+                    mode = entry.stat(follow_symlinks=False).st_mode
+                except FileNotFoundError:  # a partial file that its writer has just put in its place
+                    continue
                 if depth >= MOST_DEPTH or seen > MOST_ENTRIES:
                     raise ValueError(f"{directory} holds more than a run does: nothing is written there")
                 if stat.S_ISDIR(mode):
@@ -75,7 +78,7 @@ def check_tree(directory: Path, tidy: bool = False) -> None:
                 elif not stat.S_ISREG(mode):
                     raise ValueError(f"{entry.path} is a link or no regular file: nothing is written where one lies")
                 elif tidy and entry.name.endswith(PARTIAL):
-                    os.unlink(entry.path)
+                    Path(entry.path).unlink(missing_ok=True)
 
 
 def _holder(directory: Path) -> str:

@@ -5,13 +5,23 @@ Facts are {split: {label: {...}}}, with the number of images that are due: rows 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lipcert.contracts import AttackRow, CertificateRow, Kind, Norm, StabilityRow
 from lipcert.runs.directory import RunDirectory
-from lipcert.runs.layout import ATTACK_FACTS, ATTACKS, CERTIFICATE_FACTS, CERTIFICATES, STABILITY
+from lipcert.runs.layout import ATTACK_FACTS, ATTACKS, CERTIFICATE_FACTS, CERTIFICATES, NETWORK, STABILITY
 
+# Numbers among the facts of a certificate; null, or left out, where it has none.
+NUMBERS = (
+    "lipschitz_bound",
+    "lipschitz_of_logits",
+    "lipschitz_of_pairs",
+    "lipschitz_by_construction",
+    "enlargement",
+    "gram_slack",
+    "failure_probability",
+)
 STRENGTH = (Kind.PROOF, Kind.STATISTICAL, Kind.NOMINAL)  # of a claim, the strongest first
 
 
@@ -21,6 +31,7 @@ class Results(NamedTuple):
     certificates  {label: its rows in the order of the images}, of those that are whole
     facts         {label: its facts}, of the same
     attacks       the rows of attacks that are whole, at the radii at which they are
+    attempts      the rows of all attacks, whole or not: any of them may break a certificate
     stability     the rows of stability.csv
     unfinished    what was left out: labels, at which radius, how many images of how many
     """
@@ -28,6 +39,7 @@ class Results(NamedTuple):
     certificates: dict[str, list[CertificateRow]]
     facts: dict[str, dict[str, Any]]
     attacks: list[AttackRow]
+    attempts: list[AttackRow]
     stability: list[StabilityRow]
     unfinished: list[str]
 
@@ -58,34 +70,38 @@ def read_facts(run: RunDirectory, name: str, split: str = "test") -> dict[str, d
     if not isinstance(facts, dict):
         raise ValueError(f"{run / name} does not hold the facts of {name.removesuffix('.json')}")
     for label, item in facts.items():
-        if not (isinstance(item, dict) and (_is_certificate if name == CERTIFICATE_FACTS else _is_attack)(item)):
-            raise ValueError(f"{run / name} is damaged at `{label[:100]}`")
+        whole = isinstance(item, dict) and (_is_certificate if name == CERTIFICATE_FACTS else _is_attack)(item)
+        if not whole or not label.isprintable() or len(label) > 200:
+            raise ValueError(f"{run / name} is damaged at {label[:100]!r}")
     return facts
 
 
 def _is_certificate(facts: Mapping[str, Any]) -> bool:
-    seconds, layers, factor = facts.get("seconds"), facts.get("layers", []), facts.get("enlargement")
+    seconds, layers, smallest = facts.get("seconds"), facts.get("layers", []), facts.get("smallest_bound")
     return (
-        all(isinstance(facts.get(key), str) for key in ("certificate", "target", "device"))
+        all(isinstance(facts.get(key), str) for key in ("certificate", "target", "device", "network"))
         and _is_count(facts.get("images"))
         and facts.get("kind") in list(Kind)
         and facts.get("norm") in list(Norm)
         and isinstance(seconds, dict)
         and seconds.keys() == {"bound", "certify"}
         and all(map(_is_number, seconds.values()))
+        and all(_is_number(facts.get(key, 0) or 0) for key in NUMBERS)
+        and (smallest is None or (isinstance(smallest, dict) and all(map(_is_count, smallest.values()))))
         and isinstance(layers, list)
-        and all(isinstance(row, dict) for row in layers)
-        and (factor is None or _is_number(factor))
+        and all(isinstance(row, dict) and isinstance(row.get("layer"), str) for row in layers)
+        and all(_is_number(row.get(key, 0) or 0) for row in layers for key in ("norm", "lipschitz", "cost"))
     )
 
 
 def _is_attack(facts: Mapping[str, Any]) -> bool:
-    images = facts.get("images")
+    counts = (facts.get("images"), facts.get("wanted"))
     return (
-        isinstance(images, dict)
-        and all(map(_is_count, images.values()))
+        all(isinstance(count, dict) and all(map(_is_count, count.values())) for count in counts)
+        and facts["images"].keys() == facts["wanted"].keys()
         and _is_number(facts.get("seconds"))
-        and isinstance(facts.get("target"), str)
+        and all(isinstance(facts.get(key), str) for key in ("target", "network"))
+        and isinstance(facts.get("settings"), dict)
         and facts.get("norm") in list(Norm)
     )
 
@@ -116,17 +132,36 @@ def read_results(run: RunDirectory, split: str = "test") -> Results:
         if row.split == split:
             facts = kept.get(row.certificate, {})
             if not facts or (row.norm, row.kind) != (facts["norm"], facts["kind"]):
-                raise ValueError(f"{run / CERTIFICATES} has rows that {CERTIFICATE_FACTS} does not: {row.certificate}")
+                raise ValueError(
+                    f"{run / CERTIFICATES} has rows that {CERTIFICATE_FACTS} does not: {row.certificate[:100]!r}"
+                )
             certificates[row.certificate].append(row)
+    network = network_hash(run)
     for label in list(certificates):
-        if whole(certificates[label], due := kept[label]["images"], f"{run / CERTIFICATES}: {label}"):
-            certificates[label].sort(key=lambda row: row.index)
+        due, old = kept[label]["images"], kept[label]["network"] != network
+        if not whole(certificates[label], due, f"{run / CERTIFICATES}: {label}") or old:
+            why = "of an earlier network" if old else f"{len(certificates[label])} of {due} images"
+            unfinished.append(f"{label} ({why})")
+            del kept[label], certificates[label]
         else:
-            unfinished.append(f"{label} ({len(certificates.pop(label))} of {due} images)")
-            del kept[label]
-    attacks = _whole_attacks(run, split, unfinished)
+            certificates[label].sort(key=lambda row: row.index)
+    attempts = [row for row in run.read_rows(ATTACKS, AttackRow) if row.split == split]
+    attacks = _whole_attacks(run, split, attempts, network, unfinished)
     stability = [row for row in run.read_rows(STABILITY, StabilityRow) if row.split == split]
-    return Results(certificates, kept, attacks, stability, unfinished)
+    return Results(certificates, kept, attacks, attempts, stability, unfinished)
+
+
+def network_hash(run: RunDirectory) -> str:
+    """What identifies the frozen network of a run: the hash of the file that has the hash of the other one."""
+    entry = run.manifest()["files"].get(f"{NETWORK}/network.json")
+    return entry["sha256"][-1] if entry else ""
+
+
+def drop_rows(run: RunDirectory, name: str, row_type: type, dropped: Callable[[Any], bool]) -> None:
+    """Takes rows out of a file."""
+    rows: list[Any] = run.read_rows(name, row_type)
+    if any(map(dropped, rows)):
+        run.write_rows(name, row_type, [row for row in rows if not dropped(row)])
 
 
 def whole(rows: Sequence[CertificateRow | AttackRow], due: int, what: str) -> bool:
@@ -144,19 +179,22 @@ def eps_key(eps: float | None) -> str:
     return "null" if eps is None else repr(float(eps))
 
 
-def _whole_attacks(run: RunDirectory, split: str, unfinished: list[str]) -> list[AttackRow]:
+def _whole_attacks(
+    run: RunDirectory, split: str, rows: Sequence[AttackRow], network: str, unfinished: list[str]
+) -> list[AttackRow]:
     facts = read_facts(run, ATTACK_FACTS, split)
     groups: dict[tuple[str, str], list[AttackRow]] = {}
-    rows = [row for row in run.read_rows(ATTACKS, AttackRow) if row.split == split]
     for row in rows:
         groups.setdefault((row.attack, eps_key(row.eps)), []).append(row)
-    kept = set()
+    kept: dict[tuple[str, str], int] = {}  # how many images count
     for (label, eps), group in groups.items():
-        images = facts[label]["images"] if label in facts else {}
-        if eps not in images:
-            raise ValueError(f"{run / ATTACKS} has rows that {ATTACK_FACTS} does not: {label} at {eps}")
-        if whole(group, images[eps], f"{run / ATTACKS}: {label} at {eps}"):
-            kept.add((label, eps))
-        else:
-            unfinished.append(f"{label} at {eps} ({len(group)} of {images[eps]} images)")
-    return [row for row in rows if (row.attack, eps_key(row.eps)) in kept]
+        if label not in facts or eps not in facts[label]["images"]:
+            raise ValueError(f"{run / ATTACKS} has rows that {ATTACK_FACTS} does not: {label[:100]!r} at {eps}")
+        for due in sorted({facts[label]["wanted"][eps], facts[label]["images"][eps]}, reverse=True):
+            within = [row for row in group if row.index < due]
+            if facts[label]["network"] == network and whole(within, due, f"{run / ATTACKS}: {label} at {eps}"):
+                kept[label, eps] = due
+                break
+        if kept.get((label, eps), 0) < facts[label]["wanted"][eps]:
+            unfinished.append(f"{label} at {eps} ({len(group)} of {facts[label]['wanted'][eps]} images)")
+    return [row for row in rows if row.index < kept.get((row.attack, eps_key(row.eps)), 0)]

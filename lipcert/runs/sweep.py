@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from lipcert import files
-from lipcert.runs.layout import LOCK, SWEEP
+from lipcert.runs.layout import HOLDER, LOCK, SWEEP
 from lipcert.runs.lock import held
 
 VERSION, MOST_BYTES = 1, 1 << 26
-TIDIED = {"multirun.yaml", SWEEP, LOCK}  # what a sweep without a job leaves in its directory
-# What a job is not known by: where its record goes, where its data lies, and how it is started.
-UNKNOWN_BY = ("output_dir", "data_dir", "resume", "trust")
+TIDIED = {"multirun.yaml", SWEEP, LOCK, HOLDER}  # what a sweep without a job leaves in its directory
+UNKNOWN_BY = ("output_dir", "resume", "trust")  # what a job is not known by: where its record goes, how it is started
 
 
 class Sweep:
@@ -50,13 +49,17 @@ class Sweep:
             return
         if not self.directory.is_dir():
             raise ValueError(f"`output_dir`: {self.directory} is a file")
-        if any(self.directory.iterdir()) and not self.jobs():
+        there = list(self.directory.iterdir())
+        if links := [path for path in there if path.is_symlink()]:
+            raise ValueError(f"`output_dir`: {links[0]} is a link: nothing is written through one")
+        if {path.name for path in there} - TIDIED and not self.jobs():
             raise ValueError(f"`output_dir`: {self.directory} already exists; a sweep needs a directory of its own")
 
     def claim(self, settings: Mapping[str, Any], number: str) -> Path:
         """The directory of the job with these settings: the one that it had, else `number` or the next that is free."""
         known_by = hashlib.sha256(json.dumps(_known_by(settings), sort_keys=True).encode()).hexdigest()
         self.directory.mkdir(parents=True, exist_ok=True)
+        self.check()
         with held(self.directory, self.command):
             jobs = self.jobs()
             for name, sha256 in jobs.items():

@@ -48,6 +48,8 @@ def fit_here(run: RunDirectory, config: dict[str, Any], dataset: Dataset) -> Non
         on_epoch=EpochLog(run.path, keep=done),
     )
     if checkpoint:
+        if settings["precision"] == "64-true":
+            module.double()  # before Lightning does, so that no weight is rounded
         load_weights(module, checkpoint["state_dict"], run / CHECKPOINT)
     trainer = make_trainer(
         run,

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lipcert.configuration import build, check
+from lipcert.configuration import build, check, offline
 from lipcert.datasets.split import Dataset
 from lipcert.errors import RanksFailed, message
 from lipcert.files import read_regular, write_atomic
@@ -102,7 +102,7 @@ def work(directory: Path) -> None:
         run = RunDirectory(directory)
         config = read_config(directory, trust=True)  # written by the process that started this rank
         check(config)
-        fit_here(run, config, build(config["dataset"]))
+        fit_here(run, config, build(offline(config["dataset"])))  # what was missing, the launcher has downloaded
     except Exception as error:
         shown = message(error)
         if shown is None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lipcert.training.module import Training, trainable
 
+SCALE = "MixedPrecision"  # where Lightning keeps the state of 16-mixed
 EARLY_STOPPING = ("wait_count", "stopped_epoch", "best_score", "patience")
 
 
@@ -37,6 +38,7 @@ def restorable(checkpoint: dict[str, Any], trainer: L.Trainer, module: Training,
         "epoch": epochs - 1,
         "global_step": steps,
         "loops": loops(trainer, epochs, steps),
+        **loss_scale(checkpoint, path),
         "pytorch-lightning_version": L.__version__,
     }
 
@@ -64,6 +66,16 @@ def early_stopping(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
                 raise ValueError(f"{path} is damaged: `best_score` is no number")
             found[name] = {key: state[key] for key in EARLY_STOPPING}
     return found
+
+
+def loss_scale(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The scale of the loss in 16-mixed precision, of numbers alone; {} in other precisions."""
+    state = checkpoint.get(SCALE)
+    if state is None:
+        return {}
+    if not isinstance(state, dict) or not all(isinstance(value, int | float) for value in state.values()):
+        raise ValueError(f"{path} is damaged: `{SCALE}` holds something that is no number")
+    return {SCALE: state}
 
 
 def optimizer_state(checkpoint: dict[str, Any], module: Training, path: Path) -> dict[str, Any]:
