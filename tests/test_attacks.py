@@ -28,6 +28,7 @@ from lipcert.configuration import build, plain
 from lipcert.contracts import Attack, AttackRow, Norm
 from lipcert.errors import CertificateBroken
 from lipcert.evaluation.attack import Attacking, Proved
+from lipcert.runs.directory import RunDirectory
 from lipcert.runs.numbers import attack_norm
 
 NORMS = list(Norm)
@@ -439,7 +440,7 @@ def attack_images(attack, network, exact, images, y, *, append, done=frozenset()
         images=images[: attack.images],
         labels=y,
         proved=proved,
-        folder=folder,
+        directory=RunDirectory(folder.parent),
     )
     loop.run([None] if attack.eps is None else attack.eps, append=append, done=done)
 

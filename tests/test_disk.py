@@ -119,6 +119,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(what, whole, capsys):
     assert record(Path("run")) == whole
 
 
+@pytest.mark.slow
 def test_a_process_that_may_write_no_long_file(whole):
     """The same from without, in a process of its own: rows are what gets too long."""
     program = (

@@ -403,6 +403,7 @@ KINDS: dict[str, Callable[[Draw], tuple[str, tuple]]] = {
     "image folders": of_images,
 }
 MAY_BREAK = ("configurations", "checkpoints", "networks", "rows", "other files")  # a certificate, rightly
+# Of all cases; the other kinds share what is left.
 SHARES = {"overrides": 0.26, "configurations": 0.16, "checkpoints": 0.1, "networks": 0.1, "rows": 0.16}
 
 # ------------------------------------------------------------------------------------------------ what happens then
@@ -560,7 +561,7 @@ def counted(total: int, kind: str) -> int:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_input_ends_in_a_result_or_in_one_line(kind, inputs, tmp_path):
-    found = failures(kind, counted(150, kind), inputs, tmp_path)
+    found = failures(kind, counted(90, kind), inputs, tmp_path)
     assert not found, "\n".join(found)
 
 

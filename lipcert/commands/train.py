@@ -108,6 +108,7 @@ def resume_run(directory: Path, trust: bool, download: bool | None = None) -> No
     config = read_config(directory, "resume", trust)
     check_call(run, {**config, **NOT_KEPT}, called=CONFIG)
     check(config)
+    check_call(check_trainer, config["trainer"], "trainer", called="conf/trainer")
     if not is_first_node(config["trainer"]["num_nodes"]):
         ranks.train(RunDirectory(directory), config, preflight(config, download))
         return

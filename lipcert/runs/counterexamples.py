@@ -7,9 +7,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lipcert.contracts import Kind, Norm
 from lipcert.errors import CertificateBroken
@@ -18,6 +16,9 @@ from lipcert.runs.directory import RunDirectory
 from lipcert.runs.layout import ATTACKS, COUNTEREXAMPLES
 from lipcert.runs.numbers import broken_certificates
 from lipcert.runs.results import Results
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MOST_BYTES = 1 << 26  # of a file, packed and unpacked
 FIELDS = frozenset(
@@ -40,6 +41,8 @@ class Counterexample(NamedTuple):
 
 def save(run: RunDirectory, values: Mapping[str, Any]) -> Path:
     """Writes a counter-example: arrays and plain values by the names of `FIELDS`. Returns its file."""
+    import numpy as np
+
     name = re.sub(r"[^\w.+-]", "_", str(values["attack"]))[:100]
     folder = run / COUNTEREXAMPLES
     if folder.is_symlink():
@@ -63,6 +66,8 @@ def saved(run: RunDirectory) -> Iterator[tuple[Path, Counterexample]]:
 
 
 def _read(content: io.BytesIO) -> Counterexample:
+    import numpy as np
+
     with zipfile.ZipFile(content) as archive:
         if sum(item.file_size for item in archive.infolist()) > MOST_BYTES:
             raise ValueError("it is too large")

@@ -31,17 +31,17 @@ class Results(NamedTuple):
     certificates  {label: its rows in the order of the images}, of those that are whole
     facts         {label: its facts}, of the same
     attacks       the rows of attacks that are whole, at the radii at which they are
-    attempts      the rows of all attacks, whole or not: any of them may break a certificate
     stability     the rows of stability.csv
     unfinished    what was left out: labels, at which radius, how many images of how many
+    attempts      the rows of all attacks, whole or not: any of them may break a certificate
     """
 
     certificates: dict[str, list[CertificateRow]]
     facts: dict[str, dict[str, Any]]
     attacks: list[AttackRow]
-    attempts: list[AttackRow]
     stability: list[StabilityRow]
     unfinished: list[str]
+    attempts: Sequence[AttackRow] = ()
 
     def kinds(self) -> dict[Kind, list[str]]:
         """The kinds of claim that were made, the strongest first, each with its certificates, the best one first."""
@@ -86,11 +86,11 @@ def _is_certificate(facts: Mapping[str, Any]) -> bool:
         and isinstance(seconds, dict)
         and seconds.keys() == {"bound", "certify"}
         and all(map(_is_number, seconds.values()))
-        and all(_is_number(facts.get(key, 0) or 0) for key in NUMBERS)
+        and all(facts.get(key) is None or _is_number(facts[key]) for key in NUMBERS)
         and (smallest is None or (isinstance(smallest, dict) and all(map(_is_count, smallest.values()))))
         and isinstance(layers, list)
         and all(isinstance(row, dict) and isinstance(row.get("layer"), str) for row in layers)
-        and all(_is_number(row.get(key, 0) or 0) for row in layers for key in ("norm", "lipschitz", "cost"))
+        and all(row.get(key) is None or _is_number(row[key]) for row in layers for key in ("norm", "lipschitz", "cost"))
     )
 
 
@@ -148,7 +148,7 @@ def read_results(run: RunDirectory, split: str = "test") -> Results:
     attempts = [row for row in run.read_rows(ATTACKS, AttackRow) if row.split == split]
     attacks = _whole_attacks(run, split, attempts, network, unfinished)
     stability = [row for row in run.read_rows(STABILITY, StabilityRow) if row.split == split]
-    return Results(certificates, kept, attacks, attempts, stability, unfinished)
+    return Results(certificates, kept, attacks, stability, unfinished, attempts)
 
 
 def network_hash(run: RunDirectory) -> str:
@@ -196,5 +196,6 @@ def _whole_attacks(
                 kept[label, eps] = due
                 break
         if kept.get((label, eps), 0) < facts[label]["wanted"][eps]:
-            unfinished.append(f"{label} at {eps} ({len(group)} of {facts[label]['wanted'][eps]} images)")
+            counted = f", of which the first {kept[label, eps]} count" if (label, eps) in kept else ""
+            unfinished.append(f"{label} at {eps} ({len(group)} of {facts[label]['wanted'][eps]} images{counted})")
     return [row for row in rows if row.index < kept.get((row.attack, eps_key(row.eps)), 0)]

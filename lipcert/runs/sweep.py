@@ -49,17 +49,20 @@ class Sweep:
             return
         if not self.directory.is_dir():
             raise ValueError(f"`output_dir`: {self.directory} is a file")
-        there = list(self.directory.iterdir())
-        if links := [path for path in there if path.is_symlink()]:
-            raise ValueError(f"`output_dir`: {links[0]} is a link: nothing is written through one")
-        if {path.name for path in there} - TIDIED and not self.jobs():
+        self.check_links()
+        if {path.name for path in self.directory.iterdir()} - TIDIED and not self.jobs():
             raise ValueError(f"`output_dir`: {self.directory} already exists; a sweep needs a directory of its own")
+
+    def check_links(self) -> None:
+        """ValueError where something in the directory is a link, through which a job would write."""
+        if links := [path for path in self.directory.iterdir() if path.is_symlink()]:
+            raise ValueError(f"`output_dir`: {links[0]} is a link: nothing is written through one")
 
     def claim(self, settings: Mapping[str, Any], number: str) -> Path:
         """The directory of the job with these settings: the one that it had, else `number` or the next that is free."""
         known_by = hashlib.sha256(json.dumps(_known_by(settings), sort_keys=True).encode()).hexdigest()
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.check()
+        self.check_links()
         with held(self.directory, self.command):
             jobs = self.jobs()
             for name, sha256 in jobs.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 
 from lipcert.training.module import Training, trainable
@@ -80,25 +81,43 @@ def loss_scale(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def optimizer_state(checkpoint: dict[str, Any], module: Training, path: Path) -> dict[str, Any]:
     """The optimizer's moments, by parameter; its settings are the configuration's. ValueError where they do not fit."""
-    parameters = trainable(module.model, module.loss)
     states = checkpoint.get("optimizer_states")
-    state = states[0].get("state") if isinstance(states, list) and len(states) == 1 and states[0] else None
+    first = states[0] if isinstance(states, list) and len(states) == 1 else None
+    state = first.get("state") if isinstance(first, dict) else None
     if not isinstance(state, dict):
         raise ValueError(f"{path} is damaged: it holds no state of one optimizer")
+    due = after_one_step(module)
+    known = due["state"]
     for index, moments in state.items():
-        if type(index) is not int or not 0 <= index < len(parameters) or not isinstance(moments, dict):
-            raise ValueError(f"{path} is damaged: its optimizer's state is not of these {len(parameters)} parameters")
+        if type(index) is not int or index not in known or not isinstance(moments, dict):
+            raise ValueError(f"{path} is damaged: its optimizer's state is not of these {len(known)} parameters")
+        if moments.keys() != known[index].keys():
+            raise ValueError(f"{path} is damaged: the state of parameter {index} has other names than this optimizer's")
         for name, value in moments.items():
-            shape = parameters[index].shape
-            if isinstance(value, Tensor) and value.numel() > 1 and value.shape != shape:
-                raise ValueError(f"{path} is damaged: `{name}` of parameter {index} has shape {tuple(value.shape)}")
-    fresh = module.make_optimizer(parameters)
-    whole = {"state": state, "param_groups": fresh.state_dict()["param_groups"]}
-    try:
-        fresh.load_state_dict(copy.deepcopy(whole))
-    except (ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: its optimizer's state does not fit ({error})") from None
-    return whole
+            if not _alike(value, known[index][name]):
+                raise ValueError(f"{path} is damaged: `{name}` of parameter {index} has another type or shape")
+    return {"state": state, "param_groups": due["param_groups"]}
+
+
+def after_one_step(module: Training) -> dict[str, Any]:
+    """The state of the module's optimizer once it has taken a step, on a copy of the parameters."""
+    parameters = trainable(*copy.deepcopy((module.model, module.loss)))
+    optimizer = module.make_optimizer(parameters)
+    fresh = optimizer.state_dict()
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    return {"state": optimizer.state_dict()["state"], "param_groups": fresh["param_groups"]}
+
+
+def _alike(value: Any, due: Any) -> bool:
+    """Whether a value of a checkpoint may stand where an optimizer has `due`: the precision may be another."""
+    if isinstance(due, Tensor):
+        alike = isinstance(value, Tensor) and value.shape == due.shape
+        return alike and value.is_floating_point() == due.is_floating_point() and not value.is_complex()
+    if isinstance(due, int | float):
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**50
+    return type(value) is type(due)
 
 
 def loops(trainer: L.Trainer, epochs: int, steps: int) -> dict[str, Any]:
