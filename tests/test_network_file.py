@@ -258,6 +258,8 @@ IN_JSON = {
     "half a character": (at(f"{CONV}.name", "\ud800"), "not a valid str"),
     "a name of a million letters": (at(f"{CONV}.name", "a" * 10**6), "not a valid str"),
     "a claim of words": (at(f"{LAST}.claim", ["one"]), "is 'one', not a valid float"),
+    "more claims than rows": (at(f"{LAST}.claim", [1.0] * 11), "has 11 claims"),
+    "a claim of what has no norm": (at(f"{POOL}.claim", [1.0]), "has 1 claims"),
     "a whole number for a float": (at(f"{LAST}.claim", [1]), "is 1, not a valid float"),
     "stride 0": (at(f"{CONV}.stride", [0, 1]), "the geometry is impossible"),
     "a negative padding": (at(f"{CONV}.padding", [-1, 1]), "the geometry is impossible"),

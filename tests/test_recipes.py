@@ -135,6 +135,7 @@ def finished(run: Path) -> dict:
     return summary
 
 
+@pytest.mark.slow
 def test_on_svhns_own_files_it_trains_certifies_and_resumes(tmp_path, monkeypatch, capsys):
     """The digits 0 that the files call 10, the extra images, batch normalisation, a stop in the second epoch."""
     data = tmp_path / "data"

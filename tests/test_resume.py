@@ -203,6 +203,7 @@ def test_the_network_of_a_run_is_what_was_certified(capsys, tmp_path, monkeypatc
     assert Path("run1/certificates.csv").read_bytes() == two
 
 
+@pytest.mark.slow
 def test_early_stopping_is_not_undone_by_resuming(capsys, tmp_path, monkeypatch):
     """Killed after training had been ended by early stopping, a resumed run must not train on."""
     monkeypatch.chdir(tmp_path)

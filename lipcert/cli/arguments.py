@@ -77,6 +77,8 @@ def check_override(override: str) -> None:
         raise ValueError(f"`{key}`: its value is nested more than {MOST_DEPTH} deep")
     if (value == "null" or "${" in value) and options(key):
         raise ValueError(f"`{override}`: a group needs one of its options{among('none', options(key))}")
+    if key.lstrip("+") == "hydra.verbose" and not re.fullmatch(r"(?!null$)[A-Za-z_][\w.]*|\[.*\]", value):
+        raise ValueError(f"`{key}` must be true, false, the name of a logger or a list of them, got {value}")
     if key.lstrip("+~") in ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"):
         raise ValueError(f"`{key}`: say output_dir=PATH, below which a sweep's jobs lie in 0, 1, ...")
 

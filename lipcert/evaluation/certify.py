@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -78,6 +79,9 @@ def certify(
         else:
             others = [row for row in rows if (row.split, row.certificate) != (SPLIT, label)]
             found = [row for block in certify_images(bound, test, label, device, batch_size) for row in block]
+            kept = {row.index: row.radius for row in own}
+            if smaller := sum(row.radius < kept[row.index] for row in found):
+                print(f"lipcert: {smaller} radii of {label} are smaller than they were before", file=sys.stderr)
             directory.write_rows(CERTIFICATES, CertificateRow, [*others, *found])
     facts["seconds"] = {"bound": bounding, "certify": time.perf_counter() - started}
     write_facts(directory, CERTIFICATE_FACTS, label, facts, SPLIT)

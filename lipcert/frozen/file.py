@@ -85,7 +85,7 @@ def load(folder: Path) -> Network:
         path = Path(folder) / TENSORS
         operations = tuple(_bound(described, _read_tensors(read_regular(path, MOST_BYTES), sha256)))
         path = Path(folder) / TEXT
-        return Network(shape, operations, norm)
+        return with_checked_claims(Network(shape, operations, norm))
     except RecursionError:
         why = "it is nested too deeply"
     except OSError as error:
@@ -97,6 +97,16 @@ def load(folder: Path) -> Network:
     why = why if len(why) <= 300 else why[:297] + "..."
     line = f"{path} cannot be read as a network ({why}): freeze the model again, or train it again"
     raise ValueError("".join(letter if letter.isprintable() else " " for letter in line))
+
+
+def with_checked_claims(network: Network) -> Network:
+    """The network; ValueError where an operation has claims that are not one for each of its groups or blocks."""
+    for number, operation in enumerate(network.operations, 1):
+        if operation.claim and not operation.takes_claims(len(operation.claim)):
+            raise ValueError(
+                f"operation {number} has {len(operation.claim)} claims, and not one for each of its groups"
+            )
+    return network
 
 
 def smallest(constant: Tensor, dtype: torch.dtype) -> Tensor:

@@ -91,6 +91,10 @@ class Operation:
             return box
         return outward(*box, times * self.rounded(arithmetic, largest(box), *map(largest, boxes)))
 
+    def takes_claims(self, count: int) -> bool:
+        """Whether it may have so many claims; only linear maps may have any."""
+        return False
+
     def constants(self) -> dict[str, Tensor]:
         """The constants by name, without those that are absent."""
         return {name: value for name in tensor_fields(type(self)) if (value := getattr(self, name)) is not None}

@@ -42,6 +42,10 @@ class Convolution(LinearMap):
     def operator(self, weight: Tensor, groups: int) -> norms.Operator:
         return norms.Convolution(weight, self.size, self.stride, self.padding, self.dilation, groups)
 
+    def takes_claims(self, count: int) -> bool:
+        """For all groups, or for each of them."""
+        return count in (1, self.groups)
+
     def linear(self, x: Tensor) -> Tensor:
         return self.apply(x, self.weight, None)
 

@@ -38,6 +38,10 @@ class Linear(LinearMap):
     def offset(self) -> Tensor | None:
         return self.bias
 
+    def takes_claims(self, count: int) -> bool:
+        """For all rows, or for each matrix or block of rows."""
+        return self.weight.shape[0] == count if self.weight.dim() > 2 and count > 1 else not len(self.weight) % count
+
     @property
     def fan_in(self) -> int:
         return self.weight.shape[-1]
