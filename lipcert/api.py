@@ -6,15 +6,23 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 import lipcert.conf
-from lipcert.arrays import classes, known_norm, like, pixels, radii_of
+from lipcert.arrays import (
+    AttackResult,
+    Certification,
+    LipschitzBound,
+    classes,
+    known_norm,
+    like,
+    pixels,
+    radii_of,
+)
 from lipcert.attacks.judge import judge
 from lipcert.certificates.interval import Interval
 from lipcert.certificates.pairwise import Pairwise
@@ -22,7 +30,7 @@ from lipcert.cli.choices import among, options
 from lipcert.cli.compose import settings_of
 from lipcert.commands import train as command
 from lipcert.configuration import build, check
-from lipcert.contracts import BoundCertificate, Kind, Norm
+from lipcert.contracts import BoundCertificate, Norm
 from lipcert.evaluation.arithmetic import exact_arithmetic
 from lipcert.evaluation.load import read_network
 from lipcert.frozen import Network, file
@@ -37,55 +45,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 BATCH = 500  # images that are certified or attacked at once
-
-
-class Certification(NamedTuple):
-    """What is proved of a batch of images: arrays (B,), of numpy where the images were.
-
-    prediction  the class with the largest logit
-    margin      the label's logit minus the largest other one; below 0 where the prediction is another class
-    radius      no image in [0, 1] that lies nearer than this, in `norm`, is given another class than the label; 0 where
-                the prediction is another one
-    kind        what the radius claims: Kind.PROOF
-    norm        l2, linf or l1
-    """
-
-    prediction: Any
-    margin: Any
-    radius: Any
-    kind: Kind
-    norm: Norm
-
-
-class AttackResult(NamedTuple):
-    """What an attack found on a batch of images; arrays of numpy where the images were.
-
-    images    (B, C, H, W) in [0, 1], float64; the clean image where the attack failed on it
-    success   (B,) whether the network misclassifies them, judged in float64
-    distance  (B,) from the clean images in `norm`: 0 where those are misclassified themselves, inf without success
-    """
-
-    images: Any
-    success: Any
-    distance: Any
-    norm: Norm
-
-
-class LipschitzBound(NamedTuple):
-    """Proved bounds, rounded up, of how far a network's outputs move while its input moves by 1 in `norm`.
-
-    vector  of all K outputs as one vector, in the same norm
-    logits  (K,) of each output by itself
-    pairs   (K, K) of each difference of two outputs: what certified radii rest on
-    layers  a row for each linear layer: its operator `norm`, the bound of the vector up to it (`lipschitz`), and its
-            `cost`: by which factor `vector` would be smaller, were its norm 1
-    """
-
-    vector: float
-    logits: np.ndarray
-    pairs: np.ndarray
-    layers: list[dict[str, Any]]
-    norm: Norm
 
 
 class CertifiedClassifier:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -106,6 +107,26 @@ def append(path: str | Path, content: bytes, after: int) -> None:
     except OSError as error:
         error.filename = str(path)
         raise
+
+
+class Hashing:
+    """A file that is written to, and the SHA-256 of what went into it. `error` is what writing failed with."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.sha256, self.count = file, hashlib.sha256(), 0
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            self.sha256.update(data)
+            self.count += len(data)
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def as_json(content: Any) -> str:

@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from lipcert import files
 from lipcert.runs import lock
@@ -23,26 +23,6 @@ from lipcert.runs.rows import format_rows, header, parse_rows
 Row = TypeVar("Row", bound=NamedTuple)
 VERSION = 1  # of the manifest
 SMALL, LARGE, LARGEST = 1 << 26, 1 << 30, 1 << 38  # bytes: of texts, of rows, and of checkpoints
-
-
-class Hashing:
-    """A file that is written to, and the SHA-256 of what went into it. `error` is what writing failed with."""
-
-    def __init__(self, file: BinaryIO):
-        self.file, self.sha256, self.count = file, hashlib.sha256(), 0
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            self.sha256.update(data)
-            self.count += len(data)
-            return self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
 
 
 class RunDirectory:
@@ -129,13 +109,13 @@ class RunDirectory:
         return parse_rows(self.read(name, LARGE), row_type, str(self / name))
 
     @contextlib.contextmanager
-    def replacing(self, name: str, grows: bool = False) -> Iterator[Hashing]:
+    def replacing(self, name: str, grows: bool = False) -> Iterator[files.Hashing]:
         """A new file, open for writing, which takes the place of `name` when the block ends without an error.
 
         grows  whether more may be appended to it
         """
         with files.replacing(self._place(name)) as file:
-            sink = Hashing(file)
+            sink = files.Hashing(file)
             yield sink
             manifest = self.manifest()
             there = manifest["files"].get(name, {"sha256": []})["sha256"][-1:]
