@@ -18,6 +18,7 @@ CURVES = "curves.png"  # accuracy against the radius
 COUNTEREXAMPLES = "counterexamples"  # a file for each image that broke a certificate
 LOCK, HOLDER = ".lock", ".lock.json"  # held by who writes; who that is
 FAILURE, RANKS_LOG = "failure.txt", "ranks{}.log"  # of the ranks of a training, while it runs
+RANKS_FOLDER = ".ranks{}.partial"  # where torchrun keeps files of its own
 
 # What computes a file anew where it is damaged; of the others, training does.
 CERTIFIED, ATTACKED = (CERTIFICATE_FACTS, CERTIFICATES, STABILITY), (ATTACK_FACTS, ATTACKS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import stat
 import sys
@@ -61,7 +62,7 @@ def check_tree(directory: Path, tidy: bool = False) -> None:
 
     tidy  whether the partial files of killed writers are deleted
     """
-    left, seen = [(directory, 0)], 0
+    left, seen, partial = [(directory, 0)], 0, []
     while left:
         folder, depth = left.pop()
         with os.scandir(folder) as entries:
@@ -75,10 +76,13 @@ def check_tree(directory: Path, tidy: bool = False) -> None:
                     raise ValueError(f"{directory} holds more than a run does: nothing is written there")
                 if stat.S_ISDIR(mode):
                     left.append((Path(entry.path), depth + 1))
+                    partial += [entry.path] if entry.name.endswith(PARTIAL) else []
                 elif not stat.S_ISREG(mode):
                     raise ValueError(f"{entry.path} is a link or no regular file: nothing is written where one lies")
                 elif tidy and entry.name.endswith(PARTIAL):
                     Path(entry.path).unlink(missing_ok=True)
+    for path in partial if tidy else ():
+        shutil.rmtree(path, ignore_errors=True)  # a rank that is about to end may still write there
 
 
 def _holder(directory: Path) -> str:

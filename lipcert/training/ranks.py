@@ -7,6 +7,7 @@ the run's directory and never enters Hydra: Lightning's own launch is silently w
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from lipcert.errors import RanksFailed, message
 from lipcert.files import read_regular, write_atomic
 from lipcert.runs.config import read_config
 from lipcert.runs.directory import RunDirectory
-from lipcert.runs.layout import CONFIG, FAILURE, RANKS_LOG
+from lipcert.runs.layout import CONFIG, FAILURE, RANKS_FOLDER, RANKS_LOG
 from lipcert.training.devices import is_first_node
 from lipcert.training.fit import fit_here
 
@@ -78,14 +79,16 @@ def launch(directory: Path, devices: int, num_nodes: int) -> None:
         ]
     environment = {k: v for k, v in os.environ.items() if k not in RANK_VARIABLES}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
-    command += ["-m", "lipcert.training.ranks", str(directory)]
-    log = directory / RANKS_LOG.format("" if num_nodes == 1 else f"-{os.environ['NODE_RANK']}")
+    node = "" if num_nodes == 1 else f"-{os.environ['NODE_RANK']}"
+    log, folder = directory / RANKS_LOG.format(node), directory / RANKS_FOLDER.format(node)
+    command += [f"--log-dir={folder}", "-m", "lipcert.training.ranks", str(directory)]
     failure = directory / FAILURE
     for path in (log, failure):
         path.unlink(missing_ok=True)
     pipe = subprocess.PIPE  # open as long as this process lives: its end tells the ranks
     with log.open("xb") as errors, subprocess.Popen(command, env=environment, stdin=pipe, stderr=errors) as ranks:
         status = ranks.wait()
+    shutil.rmtree(folder, ignore_errors=True)
     reason = read_regular(failure, 1 << 20).decode() if failure.exists() else ""
     failure.unlink(missing_ok=True)
     if status and not reason:
