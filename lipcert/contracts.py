@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from lipcert.frozen import Network
-
 
 class Kind(StrEnum):
     """What a radius claims. Tables, plots and columns never mix kinds; only a PROOF may be called *certified*."""
@@ -103,14 +101,14 @@ class BoundCertificate:
 
 
 class Certificate(Protocol):
-    """`certificate(network)` proves what it can of a frozen network, and of nothing else.
+    """`certificate(network)` proves what it can of a `frozen.Network`, and of nothing else.
 
     Raises ValueError, naming the layer, where it can't: never a silent constant.
     """
 
     kind: Kind
 
-    def __call__(self, network: Network) -> BoundCertificate: ...
+    def __call__(self, network: Any) -> BoundCertificate: ...
 
 
 class Attack(Protocol):

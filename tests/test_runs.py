@@ -12,6 +12,7 @@ import lipcert as api
 from lipcert.contracts import AttackRow, CertificateRow
 from lipcert.runs.directory import RunDirectory
 from lipcert.runs.results import read_results
+from lipcert.training.module import Training
 
 SMALL = ("model=l2nnn", "model.depth=2", "model.width=8", "dataset.subset=60", "schedule.epochs=1", "trainer=cpu")
 ATTACK = ("attack", "run=run", "attack=pgd_l2", "attack.steps=2", "attack.images=5", "eps=[0.1]")
@@ -115,6 +116,40 @@ def test_a_larger_attack_that_stops_takes_nothing_away(run, capsys, monkeypatch)
     assert lipcert(capsys, *ATTACK).status == 0 and summary(run)["robust_accuracy"] == before
     assert lipcert(capsys, *larger, "attack.images=40").status == 0
     assert summary(run)["attacked_images"] == {"pgd_l2-2": 40} and len(attacked(run.path)) == 40
+
+
+def test_another_eps_does_not_pass_off_what_stopped_as_finished(run, capsys, monkeypatch):
+    def stop(self, name, rows):
+        raise OSError(28, "No space left on device", name)
+
+    before = summary(run)["robust_accuracy"]["pgd_l2-2"]["0.1"]
+    larger = [a for a in ATTACK if "images" not in a]
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "append_rows", stop)
+        assert lipcert(capsys, *larger, "attack.images=40").status == 2
+    assert lipcert(capsys, *(a for a in ATTACK if "eps" not in a), "eps=[0.5]").status == 0
+    assert summary(run)["robust_accuracy"]["pgd_l2-2"]["0.1"] == before
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_a_precision_is_refused_before_anything_is_written_or_resumes_exactly(folder, capsys, monkeypatch, precision):
+    line = ("train", *SMALL, "attack=none", f"trainer.precision={precision}", "schedule.epochs=3")
+    if precision == "bf16-mixed":
+        assert "`trainer.precision`: this model and loss can't" in refused(capsys, *line, "output_dir=run")
+        return
+    assert lipcert(capsys, *line, "output_dir=whole").status == 0
+    start = Training.on_train_epoch_start
+
+    def stop(module):
+        if module.current_epoch == 2:
+            raise KeyboardInterrupt
+        start(module)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "on_train_epoch_start", stop)
+        assert lipcert(capsys, *line, "output_dir=run").status == 130
+    assert lipcert(capsys, "train", "resume=run").status == 0
+    assert certified(Path("run")) == certified(Path("whole"))
 
 
 def test_rows_of_one_label_are_of_one_attack_and_one_certificate(run, capsys):

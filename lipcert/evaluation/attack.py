@@ -74,7 +74,7 @@ def attack_run(run: LoadedRun, node: dict[str, Any], *, device: str = "cpu") -> 
                 append=lambda rows: directory.append_rows(ATTACKS, rows),
                 done={(row.index, row.eps) for row in before if row.attack == attack.label},
             )
-        facts["images"] |= facts["wanted"]
+        facts["images"] |= {e: facts["wanted"][e] for e in map(eps_key, eps)}
     finally:
         facts["seconds"] += time.perf_counter() - started
         write_facts(directory, ATTACK_FACTS, attack.label, facts, SPLIT)

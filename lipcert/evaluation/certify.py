@@ -49,6 +49,10 @@ def certify(
         with Console(stderr=True).status("measuring the layers' norms"):
             bound = build(chosen)(run.network)
         bounding = time.perf_counter() - started
+        if bound.norm is not run.network.norm:
+            raise ValueError(
+                f"`certificate`: {label} is of radii in {bound.norm}, those of {directory} are in {run.network.norm}"
+            )
         if bound.observe:
             seen = steepest_images(bound.observe, test, run.dataset.num_classes, device, batch_size)
             directory.write_rows(STABILITY, StabilityRow, seen)
