@@ -127,7 +127,7 @@ def test_another_eps_does_not_pass_off_what_stopped_as_finished(run, capsys, mon
     with monkeypatch.context() as patch:
         patch.setattr(RunDirectory, "append_rows", stop)
         assert lipcert(capsys, *larger, "attack.images=40").status == 2
-    assert lipcert(capsys, *(a for a in ATTACK if "eps" not in a), "eps=[0.5]").status == 0
+    assert lipcert(capsys, *ATTACK[:-1], "eps=[0.5]").status == 0
     assert summary(run)["robust_accuracy"]["pgd_l2-2"]["0.1"] == before
 
 
