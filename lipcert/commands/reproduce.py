@@ -20,15 +20,13 @@ def run(
 ) -> None:
     """The command: lists the tables, or prints one as it was published and below it the commands of its rows.
 
-    Args:
-        table: the content of a file of conf/table; None lists all of them.
-        rows: the names of those rows whose commands are printed; None for all.
-        output_dir: where the runs of those commands go, each in <table>/<row>.
-        seed: of no use here; every command has it.
-        data_dir: where the printed commands look for data sets; None leaves that to them.
+    table       the content of a file of conf/table; None lists all of them
+    rows        the names of those rows whose commands are printed; None: of all
+    output_dir  where the runs of those commands go, each in <table>/<row>
+    data_dir    where the printed commands look for data sets; None leaves that to them
 
-    Raises:
-        ValueError: a name in `rows` is none of the table's, or the table's content is not as it must be.
+    ValueError for a name in `rows` that the table does not have, and where its content is not as it must be. `seed` is
+    a keyword of every command, and of no use here.
     """
     console = Console(width=max(120, Console().width))
     if table is None:
