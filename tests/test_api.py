@@ -15,8 +15,8 @@ import lipcert
 from lipcert import api
 from lipcert.contracts import Kind, Norm
 from lipcert.datasets import batches
-from lipcert.evaluation.arithmetic import exact
 from lipcert.evaluation.load import load_run
+from lipcert.frozen.exact import exact
 
 SHAPE = (1, 8, 8)
 RUN = ("dataset.subset=200", "schedule.epochs=2", "attack=none", "trainer=cpu")

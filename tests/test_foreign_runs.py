@@ -299,6 +299,23 @@ ATTACKS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         lambda run: (unfinished(run), node("optimizer", "subprocess.Popen", args=["touch", EVIL], _partial_=True)(run)),
         RESUME,
     ),
+    "a logger that tells a server, when resumed": (
+        lambda run: (unfinished(run), node("logger", "lipcert.training.services.MLflow", tracking_uri="x")(run)),
+        RESUME,
+    ),
+    "a logger that tells a server, when certified": (
+        node("logger", "lipcert.training.services.MLflow", tracking_uri="http://127.0.0.1:9"),
+        CERTIFY,
+    ),
+    "a foreign logger, when resumed": (
+        lambda run: (unfinished(run), node("logger", "os.system", command=f"touch {EVIL}")(run)),
+        RESUME,
+    ),
+    "a foreign logger, when certified": (node("logger", "os.system", command=f"touch {EVIL}"), CERTIFY),
+    "code in the monitor, when resumed": (
+        lambda run: (unfinished(run), config(lambda c: c["monitor"].update(attack={"_target_": "os.getcwd"}))(run)),
+        RESUME,
+    ),
     "a pickled call in the checkpoint": (checkpoint(lambda c: c.update(x=Reduced())), RESUME),
     "a checkpoint of plain pickle": (
         checkpoint(lambda c: None, lambda c, path: path.write_bytes(pickle.dumps(Reduced()))),

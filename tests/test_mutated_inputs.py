@@ -34,7 +34,7 @@ from test_foreign_runs import place, seen, sign, unfinished
 
 from lipcert.cli import main
 from lipcert.cli.arguments import complete
-from lipcert.cli.choices import keys
+from lipcert.cli.choices import chosen
 from lipcert.errors import RanksFailed
 
 SEED = int(os.environ.get("LIPCERT_SEED", "0"))
@@ -375,7 +375,7 @@ KNOWN: dict[str, list[str]] = {}
 
 def override(draw: Draw, command: str) -> str:
     if command not in KNOWN:
-        KNOWN[command] = keys(command)
+        KNOWN[command] = list(chosen(command).values)
     key = draw(st.sampled_from(KNOWN[command] if draw(st.integers(0, 4)) else STRANGE))
     huge = [] if key.rpartition(".")[2] in WORK else HUGE
     value = draw(st.sampled_from(TEXTS + huge) if draw(st.integers(0, 9)) else st.text(max_size=8))

@@ -63,13 +63,19 @@ def test_a_sweep_over_ranks_gives_the_same_numbers(tmp_path):
     lines = [line for line in done.stderr.splitlines() if line.startswith("lipcert:")]
     assert len(lines) == 1 and "job 1: `trainer.devices`=1000 is more than this machine has" in lines[0]
     assert "Warning" not in done.stderr and "Traceback" not in done.stderr and "lightning" not in done.stderr.lower()
-    assert sorted(path.name for path in Path("sweep").iterdir()) == [".lock", "0", "2", "multirun.yaml", "sweep.json"]
-    agree(Path("sweep/0"), Path("sweep/2"))
+    assert sorted(path.name for path in Path("sweep").iterdir()) == [
+        ".lock",
+        "devices=1",
+        "devices=2",
+        "multirun.yaml",
+        "sweep.json",
+    ]
+    agree(Path("sweep/devices=1"), Path("sweep/devices=2"))
     # Each of two processes wrote its events, training and record: no rank above 0 wrote any.
-    for job in ("sweep/0", "sweep/2"):
+    for job in ("sweep/devices=1", "sweep/devices=2"):
         assert len(list(Path(job).glob("events.*"))) == 2
         assert len(losses(Path(job))) == 6
-    assert {p.name for p in Path("sweep/0").rglob("*")} ^ {p.name for p in Path("sweep/2").rglob("*")} <= {
+    assert {p.name for p in Path("sweep/devices=1").rglob("*")} ^ {p.name for p in Path("sweep/devices=2").rglob("*")} <= {
         p.name for p in Path("sweep").rglob("events.*")
     }
 
