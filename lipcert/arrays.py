@@ -69,9 +69,16 @@ def known_norm(norm: str) -> Norm:
         raise ValueError(f"`norm` must be one of {', '.join(Norm)}, got {norm!r}") from None
 
 
+def tensor_of(given: Any) -> Tensor:
+    """What is given, on the CPU; an array whose memory torch can't share, such as one that is read-only, is copied."""
+    if not isinstance(given, Tensor):
+        given = np.require(given, requirements=["C", "W"])
+    return torch.as_tensor(given).detach().cpu()
+
+
 def pixels(images: Any, shape: tuple[int, ...]) -> Tensor:
     """Images as float64 in [0, 1]; ValueError where they are none."""
-    x = torch.as_tensor(images if isinstance(images, Tensor) else np.require(images, requirements=["C", "W"])).detach().cpu()
+    x = tensor_of(images)
     if x.dim() != len(shape) + 1 or tuple(x.shape[1:]) != tuple(shape):
         raise ValueError(f"`images` must be of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
     if x.dtype == torch.uint8:
@@ -86,7 +93,7 @@ def pixels(images: Any, shape: tuple[int, ...]) -> Tensor:
 
 def classes(labels: Any, count: int, number: int) -> Tensor:
     """Labels as int64; ValueError where they are none."""
-    y = torch.as_tensor(labels if isinstance(labels, Tensor) else np.require(labels, requirements=["C", "W"])).detach().cpu()
+    y = tensor_of(labels)
     if y.shape != (count,) or y.is_floating_point() or y.dtype == torch.bool:
         raise ValueError(f"`labels` must be {count} whole numbers, one an image, got {y.dtype} of {tuple(y.shape)}")
     if count and not (int(y.min()) >= 0 and int(y.max()) < number):

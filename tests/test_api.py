@@ -42,7 +42,9 @@ def net() -> api.CertifiedClassifier:
 
 
 def images(count: int = 5) -> np.ndarray:
-    return np.random.default_rng(0).random((count, *SHAPE))
+    found = np.random.default_rng(0).random((count, *SHAPE))
+    found.flags.writeable = False  # as arrays of Pillow are, of which torch warns
+    return found
 
 
 PARTS = [api.__dict__[name] for name in lipcert.__all__]

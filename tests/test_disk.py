@@ -85,7 +85,7 @@ def striking(name: str, number: int, event: str) -> Iterator[None]:
 def one_line(err: str) -> str:
     """The error on stderr, after what a training that came to its end told of its last epoch."""
     *before, error = err.splitlines()
-    assert error.startswith("lipcert: ") and [line[:13] for line in before] in ([], ["train: epoch "]), err
+    assert error.startswith("lipcert: ") and [line[:6] for line in before] in ([], ["epoch "]), err
     return error
 
 

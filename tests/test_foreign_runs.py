@@ -413,6 +413,8 @@ ATTACKS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
 }  # fmt: skip
 
 STATUS = {  # where it is not 2
+    "a logger that tells a server, when certified": 0,  # which only training uses
+    "a foreign logger, when certified": 0,
     "a configuration in the checkpoint": 0,  # which nobody reads
     "a counter-example named by a path": 3,  # rightly: the forged radius is a false one
 }

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import time
@@ -463,6 +464,7 @@ def wrong(line: tuple, statuses: tuple[int, ...], whole: bool) -> str | None:
     if "Traceback" in said + out.getvalue() or status not in statuses:
         return f"status {status}: {said[-1500:]}"
     lines = [] if "hydra.verbose" in " ".join(line) and not status else said.splitlines()  # it asks for further ones
+    lines = [text for text in lines if not re.match(r"epoch \d+/\d+: ", text)]  # what a training tells
     if not all(text.startswith("lipcert: ") and len(text) <= LONGEST_LINE for text in lines) or (status and not lines):
         return f"status {status} says: {said[:1500]!r}"
     return f"writes elsewhere: {seen}" if seen else None

@@ -207,7 +207,8 @@ def test_a_sweep_goes_on_with_what_is_left_of_it(folder, capsys):
     unfinished = RunDirectory("sweep/seed=1")
     unfinished.forget("summary.json")  # it was stopped
     told = lipcert(capsys, *SWEEP, "seed=2,3,1")
-    assert told.status == 0 and {p.name for p in Path("sweep").iterdir() if p.is_dir()} == {"seed=1", "seed=2", "seed=3"}
+    jobs = {p.name for p in Path("sweep").iterdir() if p.is_dir()}
+    assert told.status == 0 and jobs == {"seed=1", "seed=2", "seed=3"}
     seeds = {job: RunDirectory(f"sweep/seed={job}").read_json("summary.json")["seed"] for job in (1, 2, 3)}
     assert seeds == {1: 1, 2: 2, 3: 3} and before.keys() == {"seed=1", "seed=2"}
     told = lipcert(capsys, *SWEEP, "seed=1,2,3")
@@ -234,7 +235,7 @@ def test_a_sweep_writes_through_no_link(folder, capsys, name):
     [
         (("seed=1", "hydra.sweep.dir=x"), "`hydra.sweep.dir`: say output_dir=PATH"),
         (("experiment=glob(none/*)",), "this sweep has no job"),
-        (("training.epochss=1,2",), "`training.epochss` is not a key of conf/training; did you mean `training.epochs`?"),
+        (("training.epochss=1,2",), "conf/training; did you mean `training.epochs`?"),
     ],
 )
 def test_what_a_sweep_refuses(folder, capsys, words, line):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,7 @@ def finish(directory: RunDirectory, config: dict[str, Any], dataset: Dataset) ->
     show(directory)
 
 
-@uncollected()  # it imports what exports the network
+@uncollected()  # it imports much
 def preflight(config: dict[str, Any], download: bool = True) -> Dataset:
     """Builds every part once before anything is written: what can't be built is an error that leaves no trace.
 
@@ -284,6 +285,7 @@ def preflight(config: dict[str, Any], download: bool = True) -> Dataset:
         schedule.apply(schedule.epochs, model=network)
         with exact_arithmetic():
             certificate(freeze(network, dataset.input_shape, getattr(network, "norm", "l2")))
+    import_module("lipcert.training.fit")  # Lightning takes seconds, so it comes last; it may not fit torchvision
     return dataset
 
 

@@ -83,7 +83,7 @@ def fit_here(run: RunDirectory, config: dict[str, Any], dataset: Dataset, logger
     val = batches(dataset.val, 1000 * trainer.world_size, **share) if len(dataset.val) else None
     going_on = restorable(checkpoint, trainer, module, run / CHECKPOINT) if checkpoint else None
     steps, alone = len(train), trainer.world_size == 1  # what several ranks print on stderr is kept for their errors
-    shown = Progress("train", steps * schedule.epochs, steps * done, shown=trainer.is_global_zero, stderr=alone)
+    shown = Progress("training", steps * schedule.epochs, steps * done, shown=trainer.is_global_zero, stderr=alone)
     monitor = Monitor(config, dataset, steps, trainer.strategy.root_device)
     metrics = Metrics(run.path, keep=done)
 
@@ -93,7 +93,7 @@ def fit_here(run: RunDirectory, config: dict[str, Any], dataset: Dataset, logger
         if logger:
             logger.epoch(numbers)
         accuracy = f", val accuracy {numbers['val/accuracy']:.2%}" if "val/accuracy" in numbers else ""
-        shown.tell(f"epoch {numbers['epoch']}/{schedule.epochs}, loss {numbers['train/loss']:.4g}{accuracy}")
+        shown.tell(f"loss {numbers['train/loss']:.4g}{accuracy}")
 
     module.on_epoch = on_epoch
     fit(trainer, module, train, val, run, going_on, shown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -74,16 +75,13 @@ class Monitor:
             return {}
 
     def certified(self, model: nn.Module, epoch: int) -> tuple[Network, BoundCertificate]:
-        """The frozen network and its certificate; ValueError, of the first attempt, where there is none."""
-        reason = None
-        for at in (epoch, self.schedule.epochs):
-            try:
-                network = self.frozen(double_copy(model), at)
-                return network, self.certificate(network)
-            except ValueError as error:
-                reason = reason or error
-        assert reason
-        raise reason
+        """The frozen network and its certificate; ValueError where there is none."""
+        try:
+            network = self.frozen(double_copy(model), epoch)
+            return network, self.certificate(network)
+        except ValueError:
+            network = self.frozen(double_copy(model), self.schedule.epochs)
+            return network, self.certificate(network)
 
     def frozen(self, model: nn.Module, epoch: int) -> Network:
         """The network of a model that may be changed, with its schedule after `epoch`. It is captured anew only where
@@ -102,9 +100,15 @@ class Monitor:
 
     def batches(self, size: int, images: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """The images looked at, in float64, and their labels; of these the first `images`."""
-        held = self.dataset.val.head(min(self.images, images or self.images))
-        for x, y in zip(held.pixels().split(size), held.labels.split(size), strict=True):
+        pixels, labels = self.held
+        for x, y in zip(pixels[:images].split(size), labels[:images].split(size), strict=True):
             yield x.to(self.device).double() / 255, y.to(self.device)
+
+    @cached_property
+    def held(self) -> tuple[Tensor, Tensor]:
+        """The images, in bytes, and their labels: read once."""
+        first = self.dataset.val.head(self.images)
+        return first.pixels(), first.labels
 
     def claims(self, bound: BoundCertificate) -> Iterator[tuple[str, float]]:
         """The accuracy within each radius of the run, under the word of what the certificate claims."""

@@ -20,7 +20,6 @@ from lipcert.contracts import Logger
 from lipcert.datasets.split import Dataset
 from lipcert.errors import RanksFailed, message
 from lipcert.files import read_regular, write_atomic
-from lipcert.imports import uncollected
 from lipcert.runs.config import read_config
 from lipcert.runs.directory import RunDirectory
 from lipcert.runs.layout import CONFIG, FAILURE, RANKS_FOLDER, RANKS_LOG
@@ -50,8 +49,7 @@ def train(run: RunDirectory, config: dict[str, Any], dataset: Dataset, logger: L
     """
     devices, num_nodes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
     if devices * num_nodes == 1:
-        with uncollected():  # and not before it is needed: with it comes Lightning, which takes seconds
-            from lipcert.training.fit import fit_here
+        from lipcert.training.fit import fit_here  # with Lightning, which takes seconds to import
 
         fit_here(run, config, dataset, logger)
     else:

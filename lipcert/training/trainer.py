@@ -54,14 +54,14 @@ class ShownSteps(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.started = time.monotonic()
+        self.shown.move(trainer.global_step, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.shown.move(trainer.global_step)
         if time.monotonic() - self.started >= EVERY:
-            steps = f"step {batch_idx + 1}/{trainer.num_training_batches}"
-            self.shown.tell(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, {steps}")
+            self.shown.tell(f"step {batch_idx + 1}/{trainer.num_training_batches}")
 
 
 def make_trainer(
