@@ -288,6 +288,8 @@ def build(node: dict[str, Any], **supplied: Any) -> Any:
     still missing. ValueErrors of a constructor reach the user as they are, other errors that bad values cause as
     ValueErrors that name the target; defects are raised as what they are.
     """
+    if "_target_" not in node:
+        raise ValueError(f"`_target_` must be given, which says what this is: {', '.join(map(str, node)) or 'nothing'}")
     target = locate(node["_target_"])
     values = {key: _built(value) for key, value in node.items() if key not in RESERVED} | supplied
     if node.get("_partial_"):

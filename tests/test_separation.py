@@ -203,6 +203,7 @@ def test_what_is_told_in_one_line(directory, capsys):
     for written, line in (
         ("dataset=npz dataset.path=one.npz", "`dataset`: npz has 1 class, and a classifier needs 2"),
         ("dataset=npz", "`dataset.path` must be a file with x_train, y_train, x_test, y_test"),
+        ("~dataset._target_", "`dataset._target_` must be given"),
         ("dataset=digts", "`dataset=digts`: there is no such option; did you mean `digits`?"),
         ("batch_size=0", "`batch_size` must be at least 1, got 0"),
         ("device=foo", "`device`=foo can't be used here"),

@@ -33,6 +33,8 @@ def run(
     `attack`, `draws` and `noise` are the analysis's.
     """
     check_device(device)
+    if certificate is not None and "_target_" not in certificate:
+        raise ValueError("`certificate._target_` must be given: it says what `certificate` is")
     if analysis and split != "test":
         raise ValueError(f"`analysis`={analysis} is of the test images: leave out split={split}")
     directory = Path(run)

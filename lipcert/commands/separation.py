@@ -11,7 +11,7 @@ from rich.console import Console
 from lipcert.analyses.separation.distances import separation
 from lipcert.analyses.separation.figures import pair_figure, separation_figure
 from lipcert.analyses.separation.rows import ROWS, SeparationRow, separation_table
-from lipcert.configuration import build
+from lipcert.evaluation.load import build_dataset
 from lipcert.files import as_json, write_atomic
 from lipcert.frozen.exact import exact_arithmetic
 from lipcert.reporting.plotting import drawn
@@ -32,7 +32,7 @@ def run(
     directory = Path(output_dir or "outputs/separation")
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"`output_dir`: {directory} is a file")
-    data = build(dataset)
+    data = build_dataset(dataset)
     images, labels = data.train.pixels(), data.train.labels
     started = time.perf_counter()
     with exact_arithmetic():
