@@ -426,10 +426,8 @@ def state(run: Path) -> dict[str, torch.Tensor]:
     return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] if name != "gloro" else []) for name in TRAININGS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAININGS)
 def test_stopped_in_training_and_resumed_it_ends_as_a_whole_one(capsys, tmp_path, monkeypatch, name):
     """The same weights and the same vectors, bit for bit, though it begins with vectors of its own."""
     monkeypatch.chdir(tmp_path)
@@ -461,6 +459,7 @@ def test_stopped_in_training_and_resumed_it_ends_as_a_whole_one(capsys, tmp_path
         assert all(0 <= float(row["train/share"]) <= 1 and float(row["train/steepness"]) > 0 for row in logged)
 
 
+@pytest.mark.slow
 def test_both_of_parsevals_projections_follow_every_step_of_any_optimizer(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     order: list[str] = []

@@ -131,6 +131,7 @@ def test_another_eps_does_not_pass_off_what_stopped_as_finished(run, capsys, mon
     assert summary(run)["robust_accuracy"]["pgd_l2-2"]["0.1"] == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_another_precision_resumes_exactly(folder, capsys, monkeypatch, precision):
     line = ("train", *SMALL, "attack=none", f"trainer.precision={precision}", "schedule.epochs=3")
