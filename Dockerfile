@@ -1,4 +1,4 @@
-# mkdir -p outputs && docker build -t lipcert . && docker run --rm -u "$(id -u)" -v "$PWD/outputs:/work/outputs" lipcert
+# mkdir -p outputs && docker build -t lipcert . && docker run --rm -u "$(id -u)" -v "$PWD/outputs:/lipcert/outputs" lipcert
 # For a CPU. The usual torch brings CUDA's libraries along; --build-arg TORCH_INDEX=URL takes it from another index.
 FROM python:3.12-slim AS build
 # hadolint ignore=DL3008
@@ -15,9 +15,9 @@ ARG TORCH_INDEX=
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision \
     && pip install --no-cache-dir /wheels/*.whl \
-    && install -d -m 1777 /work
+    && install -d -m 1777 /lipcert
 # any user may run it, also one that the image does not know
 ENV HOME=/tmp USER=lipcert
 USER 1000
-WORKDIR /work
+WORKDIR /lipcert
 CMD ["lipcert", "train"]

@@ -61,12 +61,13 @@ def complete(command: str, flags: list[str], overrides: list[str]) -> list[str]:
     """The overrides with what `command` adds to them; ValueError for what can't be meant."""
     for override in overrides:
         check_override(override)
-    overrides = debugging(command, list(map(quoted_path, named(command, overrides))))
+    overrides = list(map(quoted_path, named(command, overrides)))
     if command == "train" and value_of("resume", overrides) not in (None, "null"):
         others = [o for o in overrides if o.partition("=")[0].lstrip("+") not in BESIDE_RESUME]
         if others or is_sweep(flags):
             extra = (others or ["-m"])[0]
             raise ValueError(f"`resume` takes all else from the run's own config.yaml: leave out {extra}")
+    overrides = debugging(command, overrides)
     return of_a_sweep(command, overrides) if is_sweep(flags) else overrides
 
 
