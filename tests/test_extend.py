@@ -84,14 +84,14 @@ def test_the_objective_is_of_validation_images(run):
     clean, mean = measure(run.path, ["clean", "certified"])
     assert clean == numbers.clean_accuracy(rows) and measure(run.path, None) == mean
     assert mean == pytest.approx(sum(numbers.certified_accuracy(rows, e) for e in (0.1, 0.3, 0.5, 1.0)) / 4)
-    with pytest.raises(ValueError, match="`objective`=nominal: this run's certificate is proof"):
+    with pytest.raises(ValueError, match="of kind proof, so ask for clean or certified"):
         measure(run.path, "nominal")
 
 
 @pytest.mark.parametrize("asked", ["accuracy", "clean@0.1", "certified@", "certified@x", "certified@1e", ["clean", ""]])
 def test_what_is_no_objective(asked):
     with pytest.raises(ValueError, match="`objective` must be clean, certified or certified@EPS"):
-        check_objective(asked, {})
+        check_objective(asked, {}, {"_target_": "lipcert.certificates.pairwise.Pairwise"})
 
 
 SWEEPER = '''
@@ -132,5 +132,7 @@ def test_a_sweeper_gets_the_objective(tmp_path, monkeypatch, capsys):
     for seed, (clean, at) in zip((1, 2), found, strict=True):
         rows = read_results(RunDirectory(f"s/seed={seed}"), "val").certificates["pairwise"]
         assert (clean, at) == (numbers.clean_accuracy(rows), numbers.certified_accuracy(rows, 0.1))
+    told = lipcert(capsys, "train", *words, "dataset.subset=100", "objective=nominal", "output_dir=none")
+    assert told.status == 2 and "of kind proof, so ask for clean or certified" in told.err and not Path("none").exists()
     told = lipcert(capsys, "train", *words, "dataset.subset=100", "dataset.val_size=0", "output_dir=none")
     assert told.status == 2 and "`objective` is measured on validation images" in told.err and not Path("none").exists()

@@ -183,7 +183,7 @@ def run_in_sweep(directory: Path, settings: dict[str, Any], searched: bool) -> f
     Returns the objective: what `settings["objective"]` asks for, of the validation images; None where nobody waits.
     """
     if searched:
-        check_objective(settings["objective"], settings["dataset"])
+        check_objective(settings["objective"], settings["dataset"], settings["certificate"])
     begin_or_resume(directory, settings)
     return measure(directory, settings["objective"]) if searched else None
 
