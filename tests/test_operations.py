@@ -172,6 +172,16 @@ def test_denormal_numbers_that_are_flushed_count():
     assert checked > 200
 
 
+def test_an_overflow_inside_a_function_has_no_bound():
+    """softplus multiplies by beta before it divides by it: its value is far smaller than what it computes with."""
+    for arithmetic, dtype, size, beta in ((FLOAT64, torch.float64, 900, 124), (FLOAT32, torch.float32, 99, 29)):
+        builder = Builder(0, (2,))
+        first = builder.add("affine", 0, scale=torch.tensor([2.0**size], dtype=torch.float64), shift=None)
+        network = builder.network(builder.add("pointwise", first, function="softplus", parameters=(1.2 * 2.0**beta,)))
+        assert not bool(network.to(dtype=dtype)(torch.ones(1, 2, dtype=dtype)).isfinite().any())
+        assert bool((rounding(network, Walk(network, Norm.L2), arithmetic) == float("inf")).all())
+
+
 def test_overflow_has_no_bound():
     for weight, arithmetic in ((1e39, FLOAT32), (1e20, FLOAT32), (1e300, FLOAT64)):
         builder = Builder(0, (2,))

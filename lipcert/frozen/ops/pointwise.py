@@ -72,12 +72,15 @@ class Pointwise(Operation):
 
     def _underflow(self, arithmetic: Arithmetic, x: Any) -> Any:
         """The loss to the underflow of results, arguments and products of parameters, for arguments of at most `x`.
-        Infinite where such a product may overflow, or where a parameter is not a normal number."""
+        Infinite where such a product may overflow, by itself or with an argument (softplus multiplies by beta before it
+        divides by it), or where a parameter is not a normal number."""
         sizes = [abs(p) for p in self.parameters if p]
         gain = math.prod(max(1.0, p) for p in sizes)
         if any(p < arithmetic.tiny for p in sizes) or not gain * gain < arithmetic.largest:
             gain = math.inf
-        return (4 + self.slope() + 4 * gain) * (1 + x) * arithmetic.tiny
+        reach = (4 + self.slope() + 4 * gain) * torch.as_tensor(1 + x, dtype=torch.float64)
+        lost = reach.where(reach < arithmetic.largest, math.inf) * arithmetic.tiny
+        return lost if isinstance(x, Tensor) else float(lost)
 
     def _at_zero(self) -> float:
         return abs(functions.value_at(self.function, 0.0, self.parameters))
