@@ -78,9 +78,10 @@ class Pointwise(Operation):
         gain = math.prod(max(1.0, p) for p in sizes)
         if any(p < arithmetic.tiny for p in sizes) or not gain * gain < arithmetic.largest:
             gain = math.inf
-        reach = (4 + self.slope() + 4 * gain) * torch.as_tensor(1 + x, dtype=torch.float64)
-        lost = reach.where(reach < arithmetic.largest, math.inf) * arithmetic.tiny
-        return lost if isinstance(x, Tensor) else float(lost)
+        reach = (4 + self.slope() + 4 * gain) * (1 + x)
+        if not isinstance(x, Tensor):
+            return (reach if reach < arithmetic.largest else math.inf) * arithmetic.tiny
+        return reach.where(reach < arithmetic.largest, math.inf) * arithmetic.tiny
 
     def _at_zero(self) -> float:
         return abs(functions.value_at(self.function, 0.0, self.parameters))
