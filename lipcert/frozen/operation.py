@@ -77,8 +77,17 @@ class Operation:
         raise NotImplementedError
 
     def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
-        """The same distance in `norm`, for inputs of norms up to `lengths`. Infinite where only `rounded` is known."""
+        """The same distance in `norm`, for inputs of norms up to `lengths`, which are numbers or tensors (B,). Infinite
+        where only `rounded` is known.
+
+        Where it is finite, sizes may be split: for inputs of magnitudes a + m, with the norm of m at most ρ, the vector
+        of errors is at most `rounded` of a plus one whose norm is at most this bound of ρ.
+        """
         return math.inf
+
+    def rounded_near(self, arithmetic: Arithmetic, least: Tensor, size: Tensor, *sizes: Tensor) -> Tensor:
+        """`rounded`, where the magnitudes of the exact value are also known to be at least `least`."""
+        return self.rounded(arithmetic, size, *sizes)
 
     def pull_back(self, shape: Shape, weights: Tensor, errors: Tensor) -> tuple[Tensor, Tensor] | None:
         """Functionals ⟨weights, value⟩, (R, *self.shape), known up to `errors`, as functionals of the input of `shape`,

@@ -171,6 +171,11 @@ class Split(Operation):
         flushed = (2 + sizes[0]) * arithmetic.tiny  # of results and of factors
         return torch.stack((self.first.abs() * x + flushed, self.second.abs() * x + flushed), 1) * UP
 
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+        steep = float(self.first.abs().max()) + float(self.second.abs().max())
+        flushed = (2 + steep + lengths[0]) * arithmetic.tiny * ones(self.shape, norm)
+        return (2 * arithmetic.unit * steep * lengths[0] + flushed) * UP
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Merge(Operation):
