@@ -69,10 +69,24 @@ class Roundings:
                 self.speeds.append(up(self.steep(operation) * self.speeds[operation.inputs[0]]))
             else:
                 self.speeds.append(walk.constant(number))
+        self.splitting: dict[tuple[Arithmetic, int], bool] = {}
 
     def steep(self, operation: Operation) -> float:
         """The norm of a linear operation, from above, where it is not measured."""
         return up(operation.growth(self.walk.norm))  # type: ignore[attr-defined]
+
+    @functools.cached_property
+    def in_parts(self) -> set[int]:
+        """The values of which the walk has looked at parts."""
+        return {value for value, part in self.walk.known if part is not None}
+
+    def splits(self, number: int, arithmetic: Arithmetic) -> bool:
+        """Whether the rounding error of an operation can be split into that at the centre and that of the movement."""
+        key, operation = (arithmetic, number), self.network.operations[number - 1]
+        if key not in self.splitting:
+            bound = operation.rounded_in_norm(arithmetic, self.walk.norm, *[0.0] * len(operation.inputs))
+            self.splitting[key] = math.isfinite(float(bound))
+        return self.splitting[key]
 
     @functools.cached_property
     def in_float64(self) -> Errors:
@@ -86,128 +100,158 @@ class Roundings:
     def _all(self, arithmetic: Arithmetic, doubt: Errors | None) -> Errors:
         zero = torch.zeros(1, *self.network.shape, dtype=torch.float64)
         half = torch.full((1,), 0.5 * ones(self.network.shape, self.walk.norm), dtype=torch.float64)
-        boxes = all_boxes(self.network, zero, zero + 1, FLOAT64)
-        values = self.network.values(zero + 0.5)
-        return _Pass(self, arithmetic, self.network, half, True).run(values, doubt, boxes)
+        boxes = all_boxes(self.network, zero, zero + 1, FLOAT64) if doubt is None else []
+        return _Pass(self, arithmetic, self.network.values(zero + 0.5), half, doubt, boxes, True).errors()
 
     def around(self, values: Sequence[Tensor], reach: Tensor, arithmetic: Arithmetic) -> Errors:
         """For images in [0, 1] that lie within `reach` (B,) of images in [0, 1], whose values, as they are computed in
-        float64, are `values`, (B, *shape) each. A ball of more than 0 radius holds other images, of smaller reach."""
-        network = self.network.on(values[0].device)
-        entrywise = self.walk.norm is Norm.LINF
-        return _Pass(self, arithmetic, network, reach, entrywise).run(values, self.in_float64, None)
+        float64, are `values`, (B, *shape) each."""
+        return _Pass(self, arithmetic, values, reach, self.in_float64, [], self.walk.norm is Norm.LINF).errors()
 
 
 class _Pass:
     """One computation of errors, value after value.
 
-    sizes  by value, magnitudes of the exact value at the centre, (B, *shape), from above
-    moves  by value, how far it moves in norm at most on the ball, (B,); 0 where `sizes` covers the whole ball
-    whole  by value, its norm on the ball, (B,)
+    values     at the centres of balls of radius `reach` (B,), (B, *shape) each, as they are computed in float64
+    doubt      the errors of `values`; None to trust them up to SLACK where their errors on the ball, in the same
+               arithmetic, turn out to be smaller, and to take the magnitudes from `boxes` (of the ball) otherwise
+    entrywise  whether errors are passed on entry by entry too; otherwise rounding errors are only known in norm, but
+               for those values of which parts are needed
     """
 
-    def __init__(self, of: Roundings, arithmetic: Arithmetic, network: Network, reach: Tensor, entrywise: bool):
-        self.of, self.arithmetic, self.network, self.entrywise = of, arithmetic, network, entrywise
-        self.norm, self.reach, self.last = of.walk.norm, reach, len(network.operations)
+    def __init__(
+        self,
+        of: Roundings,
+        arithmetic: Arithmetic,
+        values: Sequence[Tensor],
+        reach: Tensor,
+        doubt: Errors | None,
+        boxes: Sequence[Box],
+        entrywise: bool,
+    ):
+        self.of, self.arithmetic, self.values, self.reach = of, arithmetic, values, reach
+        self.doubt, self.boxes, self.entrywise = doubt, boxes, entrywise
+        self.norm, self.last = of.walk.norm, len(of.network.operations)
+        self.operations = of.network.on(reach.device).operations
         self.walk = _ErrorWalk(of.walk, reach)
         zero = torch.zeros_like(reach)
-        self.errors = Errors([zero.view(-1, *[1] * len(network.shape)).expand(-1, *network.shape)], [zero], [zero])
-        self.sizes: list[Tensor] = []
-        self.moves: list[Tensor] = []
-        self.whole: list[Tensor] = []
+        self.found = Errors([wide(zero, values[0])], [zero], [zero])
+        self.boxed: set[int] = set()
+        self.known: dict[int, Tensor] = {}
+        self.whole = [(lengths(values[0], self.norm) + reach) * UP]  # by value, its norm on the ball, (B,)
         self.overflowed = torch.zeros_like(reach, dtype=torch.bool)
 
-    def run(self, values: Sequence[Tensor], doubt: Errors | None, boxes: Sequence[Box] | None) -> Errors:
-        """`doubt` bounds the errors of `values`. Where it is None, these are trusted up to SLACK if their errors on the
-        ball turn out to be smaller, and otherwise `boxes` (of the ball) tell the magnitudes."""
-        self.sizes, self.moves = [values[0].abs()], [self.reach]
-        self.whole = [(lengths(values[0], self.norm) + self.reach) * UP]
+    def errors(self) -> Errors:
         for number in range(1, self.last + 1):
-            centre, moved = values[number].abs(), self.of.speeds[number] * self.reach * UP
-            length = lengths(centre, self.norm)
-            if doubt is None:
-                off, far = SLACK * (centre + wide(moved, centre)) + 2.0**-900, SLACK * (length + moved) + 2.0**-900
-            else:
-                off, far = doubt.entries[number].to(centre), doubt.lengths[number].to(centre)
             passed = self.passed(number)
-            own, more = self.step(number, passed, (centre + off) * UP, moved, centre - off)
-            if doubt is None and not bool((passed + own + wide(more, own) <= off).all()):
-                assert boxes is not None
-                still = torch.zeros_like(moved)
-                own, more = self.step(number, passed, largest(boxes[number]), still, torch.zeros_like(centre))
+            own, more = self.rounded(number, passed)
+            if self.doubt is None and not self.trusted(number, passed, own, more):
+                self.boxed.add(number)
+                self.known.pop(number, None)
+                own, more = self.rounded(number, passed)
             self.close(number, passed, own, more)
-            if doubt is None:
-                far = far.where(self.errors.lengths[number] <= far, math.inf)
-            size = lengths(self.sizes[number], self.norm) + self.moves[number]
-            self.whole.append(torch.minimum(length + far + moved, size) * UP)
-        self.errors.logits = self.logits()
-        return self.errors
+        self.found.logits = self.logits()
+        return self.found
+
+    # ---- magnitudes: of the exact value at the centre, entry by entry, and of its movement on the ball, in norm
+
+    def size(self, number: int) -> Tensor:
+        if number not in self.known:
+            if number in self.boxed:
+                self.known[number] = largest(self.boxes[number])
+            else:
+                self.known[number] = (self.values[number].abs() + self.off(number)) * UP
+        return self.known[number]
+
+    def move(self, number: int) -> Tensor:
+        return self.of.speeds[number] * self.reach * (UP if number not in self.boxed else 0.0)
+
+    def off(self, number: int) -> Tensor:
+        """How far the value that was computed at the centre lies from the exact one, entry by entry."""
+        if number == 0:
+            return torch.zeros_like(self.values[0])
+        if self.doubt is not None:
+            return self.doubt.entries[number].to(self.reach.device)
+        centre = self.values[number].abs()
+        return SLACK * (centre + wide(self.of.speeds[number] * self.reach, centre)) + 2.0**-900
+
+    def trusted(self, number: int, passed: Tensor, own: Tensor | None, more: Tensor) -> bool:
+        """Whether the errors on the ball, and so that of the value at the centre, are as small as was assumed."""
+        return own is not None and bool((passed + own + wide(more, own) <= self.off(number)).all())
+
+    def norm_on_the_ball(self, number: int) -> Tensor:
+        """The norm (B,) of the exact value on the ball."""
+        centre, moved = lengths(self.values[number], self.norm), self.of.speeds[number] * self.reach
+        if self.doubt is not None:
+            return (centre + self.doubt.lengths[number].to(self.reach.device) + moved) * UP * UP
+        far = SLACK * (centre + moved) + 2.0**-900
+        by_norm = (centre + far + moved).where(self.found.lengths[number] <= far, math.inf)
+        return torch.minimum(by_norm, lengths(self.size(number), self.norm) + self.move(number)) * UP * UP
+
+    # ---- errors
 
     def passed(self, number: int) -> Tensor:
         """How far the exact value of an operation moves, entry by entry, by the errors of its inputs."""
-        operation = self.network.operations[number - 1]
-        if not self.entrywise and self.splits(number):
-            return torch.zeros((), dtype=self.reach.dtype, device=self.reach.device)  # it is not asked for
-        shapes = [self.sizes[i].shape for i in operation.inputs]
-        errors = [self.errors.entries[i].expand(shape) for i, shape in zip(operation.inputs, shapes, strict=True)]
-        return operation.moved(*errors)
+        if not self.entrywise and self.of.splits(number, self.arithmetic):
+            return self.reach.new_zeros(())  # it is not asked for
+        inputs = self.operations[number - 1].inputs
+        return self.operations[number - 1].moved(*(self.found.entries[i].expand_as(self.values[i]) for i in inputs))
 
-    def splits(self, number: int) -> bool:
-        """Whether the rounding error of an operation can be split into that at the centre and that of the movement."""
-        operation = self.of.network.operations[number - 1]
-        return math.isfinite(
-            float(operation.rounded_in_norm(self.arithmetic, self.norm, *[0.0] * len(operation.inputs)))
-        )
+    def rounded(self, number: int, passed: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The rounding error of an operation in two parts that add up: one entry by entry, None where it is not asked
+        for, and one of which the norm is known, (B,)."""
+        operation, value = self.operations[number - 1], self.values[number]
+        inputs = operation.inputs
+        if self.of.splits(number, self.arithmetic):
+            more = self.in_norm(number, [self.move(i) for i in inputs])
+            if not self.entrywise and number != self.last and number not in self.of.in_parts:
+                return None, more
+            own = operation.rounded(self.arithmetic, self.size(number), *(self.size(i) for i in inputs))
+        else:
+            more = torch.zeros_like(self.reach)
+            reach = [self.size(i) + wide(self.move(i), self.values[i]) + self.found.entries[i] for i in inputs]
+            around = wide(self.move(number), value) + passed
+            least = (value.abs() - self.off(number) - around) if number not in self.boxed else torch.zeros_like(value)
+            own = operation.rounded_near(self.arithmetic, least.clamp_min(0) / UP, self.size(number) + around, *reach)
+        own = (own * UP).expand_as(value) + self.arithmetic.tiny
+        return own.nan_to_num(math.inf, math.inf), more
 
     def in_norm(self, number: int, sizes: list[Tensor]) -> Tensor:
         """The rounding error of an operation in norm, (B,), for inputs of these sizes plus their errors."""
         operation = self.of.network.operations[number - 1]
-        sizes = [(sizes[i] + self.errors.lengths[i]) * UP for i in operation.inputs]
+        sizes = [(n + self.found.lengths[i]) * UP for n, i in zip(sizes, operation.inputs, strict=True)]
         found = operation.rounded_in_norm(self.arithmetic, self.norm, *sizes)  # type: ignore[arg-type]
         return torch.as_tensor(found).to(self.reach).expand_as(self.reach).nan_to_num(math.inf, math.inf)
 
-    def step(self, number: int, passed: Tensor, size: Tensor, moved: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes down the magnitudes of a value: `size` and `moved` go into the lists, `least` is what the value at the
-        centre has at least. Returns the rounding error of its operation in two parts that add up: one entry by entry,
-        and one of which the norm is known."""
-        self.sizes[number:], self.moves[number:] = [size], [moved]
-        operation = self.network.operations[number - 1]
-        inputs = operation.inputs
-        if self.splits(number):
-            more = self.in_norm(number, self.moves)
-            own = operation.rounded(self.arithmetic, size, *(self.sizes[i] for i in inputs))
-        else:
-            more = torch.zeros_like(moved)
-            reach = [self.sizes[i] + wide(self.moves[i], self.sizes[i]) + self.errors.entries[i] for i in inputs]
-            most, least = size + wide(moved, size) + passed, least - wide(moved, size) - passed
-            own = operation.rounded_near(self.arithmetic, least.clamp_min(0) / UP, most, *reach)
-        own = (own * UP).expand_as(size) + self.arithmetic.tiny
-        return own.nan_to_num(math.inf, math.inf), more
-
-    def close(self, number: int, passed: Tensor, own: Tensor, more: Tensor) -> None:
+    def close(self, number: int, passed: Tensor, own: Tensor | None, more: Tensor) -> None:
         """Takes down the error of a value, whose operation adds `own` and `more`."""
-        operation = self.network.operations[number - 1]
-        tiny = self.arithmetic.tiny * ones(operation.shape, self.norm)
-        self.walk.add(own, more, self.in_norm(number, self.whole) + tiny)
+        operation = self.operations[number - 1]
+        in_norm = self.in_norm(number, [self.whole[i] for i in operation.inputs])
+        in_norm = (in_norm + self.arithmetic.tiny * ones(operation.shape, self.norm)) * UP
+        self.walk.add(own, more, in_norm)
+        mine = self.walk.own(number, None)
         if self.of.only_scaled[number]:
             (i,) = operation.inputs
-            error = self.walk.total([self.of.steep(operation) * self.errors.lengths[i], self.walk.own(number, None)])
+            error = self.walk.total([self.of.steep(operation) * self.found.lengths[i], mine])
         else:
             error = self.walk.constant(number)
-        entries = wide(error, own)
-        if self.entrywise:
+        entries = wide(error, self.values[number])
+        if self.entrywise and own is not None:
             entries = torch.minimum((passed + own + wide(more, own)) * UP, entries)
             error = torch.minimum(error, lengths(entries, self.norm))
-        size = self.sizes[number] + wide(self.moves[number], own) + entries
-        self.overflowed = self.overflowed | overflows(self.arithmetic, size, own + wide(more, own), number == self.last)
-        self.errors.entries.append(entries)
-        self.errors.lengths.append(error)
-        self.errors.own.append(self.walk.own(number, None))
+        self.found.entries.append(entries)
+        self.found.lengths.append(error)
+        self.found.own.append(mine)
+        self.whole.append(self.norm_on_the_ball(number))
+        top = (self.whole[number] + error)[:, None]
+        if number == self.last:
+            top = self.size(number) + wide(self.move(number), self.values[number]) + entries
+        self.overflowed = self.overflowed | overflows(self.arithmetic, top, mine[:, None], number == self.last)
 
     def logits(self) -> Tensor:
         """The bounds (B, K) of the errors of the logits."""
-        single = [self.walk.constant(self.last, mask) for mask in torch.eye(self.network.classes, dtype=torch.bool)]
-        bound = torch.minimum(torch.stack(single, 1), self.errors.entries[-1])
+        single = [self.walk.constant(self.last, m) for m in torch.eye(self.of.network.classes, dtype=torch.bool)]
+        bound = torch.minimum(torch.stack(single, 1), self.found.entries[-1])
         return bound.masked_fill(self.overflowed[:, None], math.inf).nan_to_num(math.inf, math.inf)
 
 
@@ -217,11 +261,16 @@ class _ErrorWalk(Walk):
     def __init__(self, walk: Walk, like: Tensor):
         super().__init__(walk.network, walk.norm, walk.measure)
         self.norms, self.zero = walk.norms, torch.zeros_like(like)
-        self.shares: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.shares: list[tuple[Tensor | None, Tensor, Tensor]] = []
+        self.whole: list[Tensor] = []
 
-    def add(self, entries: Tensor, more: Tensor, in_norm: Tensor) -> None:
-        """The rounding error of the next operation: entry by entry and `more` in norm, or all of it in norm."""
+    def add(self, entries: Tensor | None, more: Tensor, in_norm: Tensor) -> None:
+        """The rounding error of the next operation: entry by entry and `more` in norm, and all of it in norm."""
         self.shares.append((entries, more, in_norm))
+        whole = in_norm
+        if entries is not None:
+            whole = torch.minimum((lengths(entries, self.norm) + more) * UP, in_norm)
+        self.whole.append(whole)
 
     def start(self, part: Tensor | None) -> Tensor:
         return self.zero
@@ -237,8 +286,9 @@ class _ErrorWalk(Walk):
     def own(self, value: int, part: Tensor | None) -> Tensor:
         """The rounding error that the operation of a value adds to the entries `part`."""
         entries, more, in_norm = self.shares[value - 1]
-        entries = entries if part is None else entries[:, part.to(entries.device)]
-        return torch.minimum((lengths(entries, self.norm) + more) * UP, in_norm)
+        if part is None or entries is None:
+            return self.whole[value - 1]
+        return torch.minimum((lengths(entries[:, part.to(entries.device)], self.norm) + more) * UP, in_norm)
 
     def behind_a_split(self, parts: dict[int, Tensor]) -> list[Tensor]:
         return []  # rounding errors after the split are not proportional to the movement of the split
