@@ -19,7 +19,7 @@ from lipcert.frozen.pairs import BOUNDS, pair_bounds
 from lipcert.frozen.rounding import Errors, Roundings
 from lipcert.norms import Operator, growth
 
-ENTRIES = 1 << 22  # of all values of a batch together that are held at a time
+ENTRIES = 1 << 21  # of all values of a batch together that are held at a time
 
 
 class Deployed:
@@ -55,9 +55,15 @@ class Deployed:
         """The errors of float32 for all images in [0, 1], a batch of one."""
         return self.roundings.everywhere(FLOAT32)
 
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a network in float32, and nothing overflows in it for any image in [0, 1]."""
+        return self.refused is None and bool(self.everywhere.logits.isfinite().all())
+
     def around(self, x: Tensor, reach: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """For images (B, *shape) in [0, 1], batch by batch: the logits (b, K), computed in float64, and bounds (b, K)
-        of the errors of float32 at all images in [0, 1] that lie within `reach` (B,)."""
+        of the errors of float32 at all images in [0, 1] that lie within `reach` (B,), as far as margins depend on them
+        (see `Roundings.around`)."""
         farthest = ones(self.network.shape, self.network.norm)  # between two images
         entries = sum(math.prod(operation.shape) for operation in self.network.operations)
         step = max(1, ENTRIES // entries)
@@ -104,5 +110,5 @@ class NearbyWalk(Walk):
         if known is None:
             return super().computed(key, operator)
         own, other = operator(), known()
-        difference = replace(own, weight=own.weight - other.weight)  # type: ignore[type-var, call-arg]
+        difference = replace(own, weight=own.weight - other.weight)  # type: ignore[type-var]
         return up(self.base.norms[key] + up(float(growth(difference, self.norm).max())))

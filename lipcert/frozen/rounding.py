@@ -15,7 +15,6 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,10 +22,11 @@ from torch import Tensor
 from lipcert.contracts import Norm
 from lipcert.frozen.arithmetic import FLOAT64, Arithmetic
 from lipcert.frozen.boxes import all_boxes
-from lipcert.frozen.lipschitz import LEAST, Walk, up
+from lipcert.frozen.error_walk import ErrorWalk, only_scaled
+from lipcert.frozen.lipschitz import Walk, up
 from lipcert.frozen.network import Network
 from lipcert.frozen.operation import UP, Box, Operation, largest
-from lipcert.frozen.ops.affine import Affine, lengths, ones
+from lipcert.frozen.ops.affine import lengths, ones
 
 SLACK = 1e-6  # the computed value at the centre counts as larger by this share; whether that is enough is checked
 
@@ -69,7 +69,7 @@ class Roundings:
                 self.speeds.append(up(self.steep(operation) * self.speeds[operation.inputs[0]]))
             else:
                 self.speeds.append(walk.constant(number))
-        self.splitting: dict[tuple[Arithmetic, int], bool] = {}
+        self.constants: dict[tuple[Arithmetic, int], float] = {}
 
     def steep(self, operation: Operation) -> float:
         """The norm of a linear operation, from above, where it is not measured."""
@@ -82,11 +82,15 @@ class Roundings:
 
     def splits(self, number: int, arithmetic: Arithmetic) -> bool:
         """Whether the rounding error of an operation can be split into that at the centre and that of the movement."""
+        return math.isfinite(self.constant(number, arithmetic))
+
+    def constant(self, number: int, arithmetic: Arithmetic) -> float:
+        """The rounding error of an operation in norm, for inputs of 0."""
         key, operation = (arithmetic, number), self.network.operations[number - 1]
-        if key not in self.splitting:
-            bound = operation.rounded_in_norm(arithmetic, self.walk.norm, *[0.0] * len(operation.inputs))
-            self.splitting[key] = math.isfinite(float(bound))
-        return self.splitting[key]
+        if key not in self.constants:
+            zeros = [0.0] * len(operation.inputs)
+            self.constants[key] = float(operation.rounded_in_norm(arithmetic, self.walk.norm, *zeros))
+        return self.constants[key]
 
     @functools.cached_property
     def in_float64(self) -> Errors:
@@ -101,11 +105,15 @@ class Roundings:
         zero = torch.zeros(1, *self.network.shape, dtype=torch.float64)
         half = torch.full((1,), 0.5 * ones(self.network.shape, self.walk.norm), dtype=torch.float64)
         boxes = all_boxes(self.network, zero, zero + 1, FLOAT64) if doubt is None else []
-        return _Pass(self, arithmetic, self.network.values(zero + 0.5), half, doubt, boxes, True).errors()
+        return _Pass(self, arithmetic, self.network.values(zero + 0.5), half, doubt, boxes, True, True).errors()
 
     def around(self, values: Sequence[Tensor], reach: Tensor, arithmetic: Arithmetic) -> Errors:
         """For images in [0, 1] that lie within `reach` (B,) of images in [0, 1], whose values, as they are computed in
-        float64, are `values`, (B, *shape) each."""
+        float64, are `values`, (B, *shape) each.
+
+        The bounds of the logits, e, are such that a computed margin y_t − y_i on the ball is at least the exact one at
+        the centre − (L_t + L_i)·reach − e_t − e_i, with the constants L of both logits.
+        """
         return _Pass(self, arithmetic, values, reach, self.in_float64, [], self.walk.norm is Norm.LINF).errors()
 
 
@@ -117,6 +125,7 @@ class _Pass:
                arithmetic, turn out to be smaller, and to take the magnitudes from `boxes` (of the ball) otherwise
     entrywise  whether errors are passed on entry by entry too; otherwise rounding errors are only known in norm, but
                for those values of which parts are needed
+    everywhere  whether the ball is that of all images, and bounds are of computed values, not only of margins
     """
 
     def __init__(
@@ -128,12 +137,13 @@ class _Pass:
         doubt: Errors | None,
         boxes: Sequence[Box],
         entrywise: bool,
+        everywhere: bool = False,
     ):
         self.of, self.arithmetic, self.values, self.reach = of, arithmetic, values, reach
-        self.doubt, self.boxes, self.entrywise = doubt, boxes, entrywise
+        self.doubt, self.boxes, self.entrywise, self.everywhere = doubt, boxes, entrywise, everywhere
         self.norm, self.last = of.walk.norm, len(of.network.operations)
         self.operations = of.network.on(reach.device).operations
-        self.walk = _ErrorWalk(of.walk, reach)
+        self.walk = ErrorWalk(of.walk, reach)
         zero = torch.zeros_like(reach)
         self.found = Errors([wide(zero, values[0])], [zero], [zero])
         self.boxed: set[int] = set()
@@ -204,6 +214,7 @@ class _Pass:
         inputs = operation.inputs
         if self.of.splits(number, self.arithmetic):
             more = self.in_norm(number, [self.move(i) for i in inputs])
+            more = more * (1 + 1e-14) - self.of.constant(number, self.arithmetic)
             if not self.entrywise and number != self.last and number not in self.of.in_parts:
                 return None, more
             own = operation.rounded(self.arithmetic, self.size(number), *(self.size(i) for i in inputs))
@@ -211,16 +222,26 @@ class _Pass:
             more = torch.zeros_like(self.reach)
             reach = [self.size(i) + wide(self.move(i), self.values[i]) + self.found.entries[i] for i in inputs]
             around = wide(self.move(number), value) + passed
-            least = (value.abs() - self.off(number) - around) if number not in self.boxed else torch.zeros_like(value)
-            own = operation.rounded_near(self.arithmetic, least.clamp_min(0) / UP, self.size(number) + around, *reach)
+            own = operation.rounded_near(
+                self.arithmetic, self.least(number, around, passed), self.size(number) + around, *reach
+            )
         own = (own * UP).expand_as(value) + self.arithmetic.tiny
         return own.nan_to_num(math.inf, math.inf), more
+
+    def least(self, number: int, around: Tensor, passed: Tensor) -> Tensor:
+        """What the magnitudes of the exact value of an operation are at least: at the centre for logits on the ball of
+        an image, where margins alone count (see `Operation.rounded_near`), otherwise on the whole ball."""
+        value = self.values[number]
+        if number in self.boxed:
+            return torch.zeros_like(value)
+        away = passed if number == self.last and not self.everywhere else around
+        return (value.abs() - self.off(number) - away).clamp_min(0) / UP
 
     def in_norm(self, number: int, sizes: list[Tensor]) -> Tensor:
         """The rounding error of an operation in norm, (B,), for inputs of these sizes plus their errors."""
         operation = self.of.network.operations[number - 1]
         sizes = [(n + self.found.lengths[i]) * UP for n, i in zip(sizes, operation.inputs, strict=True)]
-        found = operation.rounded_in_norm(self.arithmetic, self.norm, *sizes)  # type: ignore[arg-type]
+        found = operation.rounded_in_norm(self.arithmetic, self.norm, *sizes)
         return torch.as_tensor(found).to(self.reach).expand_as(self.reach).nan_to_num(math.inf, math.inf)
 
     def close(self, number: int, passed: Tensor, own: Tensor | None, more: Tensor) -> None:
@@ -253,89 +274,6 @@ class _Pass:
         single = [self.walk.constant(self.last, m) for m in torch.eye(self.of.network.classes, dtype=torch.bool)]
         bound = torch.minimum(torch.stack(single, 1), self.found.entries[-1])
         return bound.masked_fill(self.overflowed[:, None], math.inf).nan_to_num(math.inf, math.inf)
-
-
-class _ErrorWalk(Walk):
-    """Distances of computed values from exact ones, for a batch: (B,) tensors, rounded up."""
-
-    def __init__(self, walk: Walk, like: Tensor):
-        super().__init__(walk.network, walk.norm, walk.measure)
-        self.norms, self.zero = walk.norms, torch.zeros_like(like)
-        self.shares: list[tuple[Tensor | None, Tensor, Tensor]] = []
-        self.whole: list[Tensor] = []
-
-    def add(self, entries: Tensor | None, more: Tensor, in_norm: Tensor) -> None:
-        """The rounding error of the next operation: entry by entry and `more` in norm, and all of it in norm."""
-        self.shares.append((entries, more, in_norm))
-        whole = in_norm
-        if entries is not None:
-            whole = torch.minimum((lengths(entries, self.norm) + more) * UP, in_norm)
-        self.whole.append(whole)
-
-    def start(self, part: Tensor | None) -> Tensor:
-        return self.zero
-
-    def checked(self, value: int, constant: Any, part: Tensor | None) -> Any:
-        operation, own = self.network.operations[value - 1], self.own(value, part)
-        if isinstance(operation, Affine) and operation.rows_of(self) is not None:
-            # it is measured as one operator with the layer before it, and scales the rounding error of that layer
-            steep = self.steepest(operation.scale, operation.shape, part)  # type: ignore[arg-type]
-            own = own + steep * self.own(operation.inputs[0], part) * UP
-        return self.total([constant, own])
-
-    def own(self, value: int, part: Tensor | None) -> Tensor:
-        """The rounding error that the operation of a value adds to the entries `part`."""
-        entries, more, in_norm = self.shares[value - 1]
-        if part is None or entries is None:
-            return self.whole[value - 1]
-        return torch.minimum((lengths(entries[:, part.to(entries.device)], self.norm) + more) * UP, in_norm)
-
-    def behind_a_split(self, parts: dict[int, Tensor]) -> list[Tensor]:
-        return []  # rounding errors after the split are not proportional to the movement of the split
-
-    # ---- arithmetic, rounded up
-
-    def product(self, *factors: Any) -> Any:
-        if not any(isinstance(factor, Tensor) for factor in factors):
-            return super().product(*factors)
-        result = self.zero + 1.0
-        for factor in factors:
-            result = self.up(result * factor)
-        return result
-
-    def total(self, constants: Sequence[Any]) -> Tensor:
-        return self.up(sum(constants, self.zero))
-
-    def most(self, constants: Sequence[Any]) -> Any:
-        return self.chosen(constants, torch.maximum, max)
-
-    def least(self, constants: Sequence[Any]) -> Any:
-        return self.chosen(constants, torch.minimum, min)
-
-    def merged(self, constants: Sequence[Any]) -> Any:
-        if len(constants) < 2:
-            return constants[0] if constants else 0.0
-        if self.norm is Norm.LINF:
-            return self.most(constants)
-        if self.norm is Norm.L1:
-            return self.total(constants)
-        return self.up(functools.reduce(torch.hypot, [self.zero + constant for constant in constants]))
-
-    def chosen(self, constants: Sequence[Any], of_tensors: Any, of_numbers: Any) -> Any:
-        if not any(isinstance(constant, Tensor) for constant in constants):
-            return of_numbers(constants)
-        return functools.reduce(of_tensors, [self.zero + constant for constant in constants])
-
-    def up(self, bound: Tensor) -> Tensor:
-        """A bound that a few float64 operations computed, rounded up, and never below LEAST: no product is 0 only
-        because it underflowed. Infinite where it is not a number."""
-        return (bound * UP).clamp_min(LEAST).nan_to_num(math.inf, math.inf)
-
-
-def only_scaled(walk: Walk, number: int) -> bool:
-    """Whether nothing but scalings, which are measured as one operator with it, reads a value."""
-    readers = [o for o in walk.network.operations if number in o.inputs]
-    return bool(readers) and all(isinstance(o, Affine) and o.rows_of(walk) is not None for o in readers)
 
 
 def wide(numbers: Tensor, like: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lipcert import norms
 from lipcert.contracts import Norm
-from lipcert.frozen.arithmetic import Arithmetic
+from lipcert.frozen.arithmetic import FLOAT64, Arithmetic
 from lipcert.frozen.operation import UP, Box, Operation, Shape, expect_broadcast, largest, outward
 
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ class LinearMap(Operation):
         if arithmetic.unit:
             x = largest((low, high)) + arithmetic.tiny
             size = self.magnitudes(x) + self._offset_size()
-            relative = 2 * arithmetic.safety * arithmetic.gamma(self.fan_in + 4)
-            reach = reach + relative * size + self._underflow(arithmetic) * (1 + top(x))
+            rounds = arithmetic.safety * arithmetic.gamma(self.fan_in + 4)
+            here = FLOAT64.safety * FLOAT64.gamma(self.fan_in + 4)  # this very sum is computed in float64
+            reach = reach + (rounds + here) * size + self._underflow(arithmetic) * (1 + top(x))
             return outward(middle, middle, reach)
         return middle - reach, middle + reach
 
@@ -81,7 +82,7 @@ class LinearMap(Operation):
         below = self._underflow(arithmetic) * (1 + top(x))
         return (self._relative(arithmetic) * reach + flushed) * UP + below
 
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
         """The norm of |W| times that of the input (Higham, §3.5)."""
         (size,) = lengths
         growth, offset = self.growth(norm), self.offset()
@@ -170,15 +171,19 @@ class Affine(Operation):
 
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
         (x,) = sizes
-        steep = torch.ones((), dtype=x.dtype) if self.scale is None else self.scale.abs()
+        if self.scale is None:  # one rounding, relative to the result
+            return arithmetic.safety * arithmetic.unit * (size + 2 * arithmetic.tiny) + 4 * arithmetic.tiny
+        steep = self.scale.abs()
         reach = (x + arithmetic.tiny) * steep + (0.0 if self.shift is None else self.shift.abs())
-        return (4 * arithmetic.gamma(2) * reach + arithmetic.tiny * (steep + x)) * UP + 4 * arithmetic.tiny
+        relative = arithmetic.safety * arithmetic.gamma(2)
+        return (relative * reach + arithmetic.tiny * (steep + x)) * UP + 4 * arithmetic.tiny
 
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
         steep = 1.0 if self.scale is None else float(self.scale.abs().max())
         flushed = ones(self.shape, norm) * arithmetic.tiny
         reach = (lengths[0] + flushed) * steep + (0.0 if self.shift is None else spread(self.shift, self.shape, norm))
-        return (4 * arithmetic.gamma(2) * reach + flushed * (steep + 4) + arithmetic.tiny * lengths[0]) * UP
+        relative = arithmetic.safety * arithmetic.gamma(2)
+        return (relative * reach + flushed * (steep + 4 + lengths[0])) * UP
 
     def pull_back(self, shape: Shape, weights: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
         if self.scale is None:

@@ -43,7 +43,7 @@ class _Distances(Operation):
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
         """At p = ∞ a difference rounds once, and the maximum is exact; otherwise powers, sums and roots round too."""
         if self.p == math.inf:
-            return 4 * arithmetic.unit * size + 8 * arithmetic.tiny
+            return arithmetic.safety * arithmetic.unit * size + 8 * arithmetic.tiny
         n = self.weight[0].numel()
         lost = (4 * n + 8) * arithmetic.tiny if self.p == 1 else math.sqrt((4 * n + 8) * arithmetic.tiny)
         own = 8 * arithmetic.gamma(n + 8) * (size + self.spread_of(sizes[0])) + lost
@@ -189,9 +189,10 @@ class NearestNeighbour(Operation):
         return self.rounded_near(arithmetic, torch.zeros_like(size), size, *sizes)
 
     def rounded_near(self, arithmetic: Arithmetic, least: Tensor, size: Tensor, *sizes: Tensor) -> Tensor:
-        """The search compares squared distances, with errors of at most s/2 each. The image that it finds may be
-        farther than the nearest, at d, by √(d² + s) − d: at most √s, and at most s/(2d). The distance to it rounds as
-        the norm of a vector does, and the stored image, which is divided by 255, rounds too."""
+        """The search compares squared distances, with errors of at most s/2 each. The image that it finds is at most at
+        √(d² + s), if the nearest is at d: farther by at most √s, and by at most s/(2d). As √(d² + s) moves by no more
+        than d does, the distance d at the centre of a ball is enough. The distance to the image that was found rounds
+        as the norm of a vector does, and the stored image, which is divided by 255, rounds too."""
         n = max(1, sizes[0].numel() // len(sizes[0]))
         longest = torch.linalg.vector_norm(sizes[0].flatten(1), dim=1, keepdim=True) * UP + self.longest
         squared = 2 * arithmetic.gamma(n + 8) * longest * longest + (8 * n + 16) * arithmetic.tiny

@@ -180,7 +180,7 @@ class NormPool(_Windows):
         own = 4 * arithmetic.gamma(taps + 4) * (size + math.sqrt(self.delta)) + lost + 4 * arithmetic.tiny
         return own.where(top(sizes[0]).square() * taps < arithmetic.largest / 16, math.inf)
 
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
         if norm is not Norm.L2:
             return math.inf
         taps, spread = math.prod(self.kernel), ones(self.shape, norm)
@@ -238,7 +238,7 @@ class SubtractMean(Operation):
         reach = sizes[0] + self._mean(sizes[0])
         return 8 * arithmetic.gamma(n + 3) * reach * UP + 4 * (n + 2) * arithmetic.tiny
 
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
         n = self._entries()
         below = 4 * (n + 2) * arithmetic.tiny * ones(self.shape, norm)
         return (16 * arithmetic.gamma(n + 3) * lengths[0] + below) * UP

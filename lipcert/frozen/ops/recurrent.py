@@ -90,7 +90,7 @@ class Recurrent(Operation):
         reach = torch.as_tensor(self.rounded_in_norm(arithmetic, Norm.L2, lengths(sizes[0], Norm.L2)), dtype=size.dtype)
         return reach.to(size.device).view(-1, 1, 1).expand_as(size)
 
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
         """Every step adds the rounding errors of its product and of its scaling to those of the steps before. Infinite
         where the sum is not small compared with the value."""
         steps, n, matrix, turn = self.shape[0] - 1, self.weight.shape[1], self._size(), max(1.0, self._turn())
