@@ -21,8 +21,8 @@ class Certification(NamedTuple):
     kind        what the radius claims: Kind.PROOF
     norm        l2, linf or l1
 
-    `radius_float32`, at most `radius`, is the same of images of float32 and of the network as it is deployed in float32,
-    whatever the order of summation.
+    `radius_float32`, at most `radius`, is the same of images of float32 and of the network as it is deployed in
+    float32, whatever the order of summation.
     """
 
     prediction: Any

@@ -70,7 +70,8 @@ class Deployed:
         network = self.network.on(x.device)
         for part, near in zip(x.split(step), reach.clamp(max=farthest).split(step), strict=True):
             values = network.values(part)
-            yield values[-1], self.roundings.around(values, near, FLOAT32).logits
+            errors = self.roundings.around(values, near, FLOAT32).logits
+            yield values[-1], errors.minimum(self.everywhere.logits.to(errors))
 
     def report(self) -> dict[str, Any]:
         """What the loss of radius to float32 comes from, over all images in [0, 1].

@@ -235,7 +235,8 @@ class _Pass:
         if number in self.boxed:
             return torch.zeros_like(value)
         away = passed if number == self.last and not self.everywhere else around
-        return (value.abs() - self.off(number) - away).clamp_min(0) / UP
+        least = (value.abs() - self.off(number) - away).clamp_min(0) / UP
+        return torch.where(least == least, least, 0.0)  # ∞ − ∞ says nothing
 
     def in_norm(self, number: int, sizes: list[Tensor]) -> Tensor:
         """The rounding error of an operation in norm, (B,), for inputs of these sizes plus their errors."""
