@@ -43,7 +43,7 @@ class Errors:
 
     entries  (B, *shape), or what broadcasts to that
     lengths  (B,), in the norm of the network
-    own      (B,), the share of its own operation
+    own      (B,), the share of its own operation; infinite where it may overflow
     logits   (B, K), of the last value
     """
 
@@ -263,12 +263,13 @@ class _Pass:
             error = torch.minimum(error, lengths(entries, self.norm))
         self.found.entries.append(entries)
         self.found.lengths.append(error)
-        self.found.own.append(mine)
         self.whole.append(self.norm_on_the_ball(number))
         top = (self.whole[number] + error)[:, None]
         if number == self.last:
             top = self.size(number) + wide(self.move(number), self.values[number]) + entries
-        self.overflowed = self.overflowed | overflows(self.arithmetic, top, mine[:, None], number == self.last)
+        beyond = overflows(self.arithmetic, top, mine[:, None], number == self.last)
+        self.overflowed = self.overflowed | beyond
+        self.found.own.append(mine.masked_fill(beyond, math.inf))
 
     def logits(self) -> Tensor:
         """The bounds (B, K) of the errors of the logits."""
