@@ -112,4 +112,4 @@ class NearbyWalk(Walk):
             return super().computed(key, operator)
         own, other = operator(), known()
         difference = replace(own, weight=own.weight - other.weight)  # type: ignore[type-var]
-        return up(self.base.norms[key] + up(float(growth(difference, self.norm).max())))
+        return up(self.base.norms[key] + up(float(growth(difference, self.norm, steps=0).max())))

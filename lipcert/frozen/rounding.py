@@ -104,8 +104,13 @@ class Roundings:
     def _all(self, arithmetic: Arithmetic, doubt: Errors | None) -> Errors:
         zero = torch.zeros(1, *self.network.shape, dtype=torch.float64)
         half = torch.full((1,), 0.5 * ones(self.network.shape, self.walk.norm), dtype=torch.float64)
-        boxes = all_boxes(self.network, zero, zero + 1, FLOAT64) if doubt is None else []
-        return _Pass(self, arithmetic, self.network.values(zero + 0.5), half, doubt, boxes, True, True).errors()
+        return _Pass(self, arithmetic, self.network.values(zero + 0.5), half, doubt, True, True).errors()
+
+    @functools.cached_property
+    def boxes(self) -> list[Box]:
+        """The boxes of all values, for all images in [0, 1]."""
+        zero = torch.zeros(1, *self.network.shape, dtype=torch.float64)
+        return all_boxes(self.network, zero, zero + 1, FLOAT64)
 
     def around(self, values: Sequence[Tensor], reach: Tensor, arithmetic: Arithmetic) -> Errors:
         """For images in [0, 1] that lie within `reach` (B,) of images in [0, 1], whose values, as they are computed in
@@ -114,7 +119,7 @@ class Roundings:
         The bounds of the logits, e, are such that a computed margin y_t − y_i on the ball is at least the exact one at
         the centre − (L_t + L_i)·reach − e_t − e_i, with the constants L of both logits.
         """
-        return _Pass(self, arithmetic, values, reach, self.in_float64, [], self.walk.norm is Norm.LINF).errors()
+        return _Pass(self, arithmetic, values, reach, self.in_float64, self.walk.norm is Norm.LINF).errors()
 
 
 class _Pass:
@@ -122,7 +127,7 @@ class _Pass:
 
     values     at the centres of balls of radius `reach` (B,), (B, *shape) each, as they are computed in float64
     doubt      the errors of `values`; None to trust them up to SLACK where their errors on the ball, in the same
-               arithmetic, turn out to be smaller, and to take the magnitudes from `boxes` (of the ball) otherwise
+               arithmetic, turn out to be smaller, and to take the magnitudes from boxes of all images otherwise
     entrywise  whether errors are passed on entry by entry too; otherwise rounding errors are only known in norm, but
                for those values of which parts are needed
     everywhere  whether the ball is that of all images, and bounds are of computed values, not only of margins
@@ -135,12 +140,11 @@ class _Pass:
         values: Sequence[Tensor],
         reach: Tensor,
         doubt: Errors | None,
-        boxes: Sequence[Box],
         entrywise: bool,
         everywhere: bool = False,
     ):
         self.of, self.arithmetic, self.values, self.reach = of, arithmetic, values, reach
-        self.doubt, self.boxes, self.entrywise, self.everywhere = doubt, boxes, entrywise, everywhere
+        self.doubt, self.entrywise, self.everywhere = doubt, entrywise, everywhere
         self.norm, self.last = of.walk.norm, len(of.network.operations)
         self.operations = of.network.on(reach.device).operations
         self.walk = ErrorWalk(of.walk, reach)
@@ -168,7 +172,7 @@ class _Pass:
     def size(self, number: int) -> Tensor:
         if number not in self.known:
             if number in self.boxed:
-                self.known[number] = largest(self.boxes[number])
+                self.known[number] = largest(self.of.boxes[number])
             else:
                 self.known[number] = (self.values[number].abs() + self.off(number)) * UP
         return self.known[number]

@@ -64,19 +64,20 @@ class Operator(Protocol):
         """
 
 
-def growth(operator: Operator, norm: Norm) -> Tensor:
+def growth(operator: Operator, norm: Norm, steps: int = 4) -> Tensor:
     """Upper bounds (G,) of the norms of |W|, the map of magnitudes, by which rounding errors grow in a product.
 
     In l1 and l_inf these are the operator norms of W; in l2 the smaller one of two bounds, ‖|W|‖₂ ≤ √(‖W‖₁·‖W‖_∞)
-    (Higham, *Accuracy and Stability of Numerical Algorithms*, §6.2) and `_by_a_vector`, which is of all groups.
+    (Higham, *Accuracy and Stability of Numerical Algorithms*, §6.2) and `_by_a_vector`, which is of all groups and
+    takes some steps of power iteration.
     """
     if norm is not Norm.L2:
         return operator.norms(norm)
     schur = times_up(operator.norms(Norm.L1).sqrt(), operator.norms(Norm.LINF).sqrt())
-    return torch.minimum(schur, _by_a_vector(operator))
+    return torch.minimum(schur, _by_a_vector(operator, steps)) if steps else schur
 
 
-def _by_a_vector(operator: Operator, steps: int = 6) -> Tensor:
+def _by_a_vector(operator: Operator, steps: int) -> Tensor:
     """max_i √((|W|ᵀ|W|v)_i/v_i) ≥ ‖|W|‖₂ for any v > 0 (Collatz, 1942; Wielandt, 1950), here for vectors that power
     iteration finds; one number for all groups, and infinite where products of entries may underflow."""
     weight = operator.weight.detach().double().abs()
