@@ -19,7 +19,7 @@ from lipcert.frozen.pairs import BOUNDS, pair_bounds
 from lipcert.frozen.rounding import Errors, Roundings
 from lipcert.norms import Operator, growth
 
-ENTRIES = 1 << 21  # of all values of a batch together that are held at a time
+ENTRIES = 1 << 22  # of all values of a batch together that are held at a time
 
 
 class Deployed:

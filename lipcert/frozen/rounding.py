@@ -216,14 +216,14 @@ class _Pass:
         for, and one of which the norm is known, (B,)."""
         operation, value = self.operations[number - 1], self.values[number]
         inputs = operation.inputs
+        more = torch.zeros_like(self.reach)
         if self.of.splits(number, self.arithmetic):
-            more = self.in_norm(number, [self.move(i) for i in inputs])
-            more = more * (1 + 1e-14) - self.of.constant(number, self.arithmetic)
             if not self.entrywise and number != self.last and number not in self.of.in_parts:
                 return None, more
+            more = self.in_norm(number, [self.move(i) for i in inputs])
+            more = more * (1 + 1e-14) - self.of.constant(number, self.arithmetic)
             own = operation.rounded(self.arithmetic, self.size(number), *(self.size(i) for i in inputs))
         else:
-            more = torch.zeros_like(self.reach)
             reach = [self.size(i) + wide(self.move(i), self.values[i]) + self.found.entries[i] for i in inputs]
             around = wide(self.move(number), value) + passed
             own = operation.rounded_near(
