@@ -179,6 +179,13 @@ HUGE: dict[str, tuple[Layers, str]] = {
     "constants that are 0 in float32": ([linear([[1e-46, 0], [0, 1e-46]])] + [linear([[1e23, 0], [0, 1e23]])] * 2, ""),
     "a constant beyond float32": ([linear([[1e-39, 0], [0, 1e-39]]), linear([[1e39, 0], [0, 1e39]])], ""),
     "a logit that overflows": ([linear([[1e20, 0], [0, 1e20]])] * 2 + [linear([[1e-20, 0], [0, 1e-20]])] * 2, "linear"),
+    "a sum that depends on its order": (
+        [
+            linear([[1.0, 0], [1, 0], [1, 0], [0, 1]]),
+            linear([[2.0**26, 1, -(2.0**26), 0], [0, 0, 0, 1]]),
+        ],
+        "linear",
+    ),
     "all logits equal": ([linear([[1.0, 1.0], [1.0, 1.0]])], ""),
     "not a number at the edge": (
         [linear([[1e30, 0], [0, 1e30]]), linear([[1e30, -1e30], [0, 1e30]]), linear([[1e-30, 0], [0, 1e-30]])] * 1,
