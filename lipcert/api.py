@@ -26,15 +26,16 @@ from lipcert.arrays import (
 from lipcert.attacks.judge import judge
 from lipcert.certificates.interval import Interval
 from lipcert.certificates.pairwise import Pairwise
-from lipcert.cli.choices import among, options
+from lipcert.cli.choices import options
 from lipcert.cli.compose import settings_of
+from lipcert.cli.meant import among
 from lipcert.commands import train as command
 from lipcert.configuration import build, check
-from lipcert.contracts import BoundCertificate, Norm
-from lipcert.evaluation.arithmetic import exact_arithmetic
+from lipcert.contracts import BoundCertificate, Certificate, Norm
 from lipcert.evaluation.load import read_network
 from lipcert.frozen import Network, file
 from lipcert.frozen import freeze as freeze_module
+from lipcert.frozen.exact import exact_arithmetic
 from lipcert.frozen.lipschitz import Walk
 from lipcert.frozen.pairs import BOUNDS, pair_bounds
 from lipcert.frozen.report import layer_rows
@@ -50,8 +51,8 @@ BATCH = 500  # images that are certified or attacked at once
 class CertifiedClassifier:
     """A frozen network, and the certificate that proves a radius for each image.
 
-    Images are numpy arrays or torch tensors (B, C, H, W), floats in [0, 1] or bytes of 0 to 255; what comes back is of
-    the same library.
+    `lipcert.freeze` and `lipcert.load` return one. Images are numpy arrays or torch tensors of shape (B, C, H, W),
+    floats in [0, 1] or bytes of 0 to 255; what comes back is of the same library.
 
     >>> import lipcert, numpy, torch
     >>> net = lipcert.freeze(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), (1, 8, 8))
@@ -65,7 +66,7 @@ class CertifiedClassifier:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image: (C, H, W)."""
+        """The shape of one image, (C, H, W)."""
         return self.network.shape
 
     @property
@@ -75,19 +76,21 @@ class CertifiedClassifier:
 
     @property
     def norm(self) -> Norm:
-        """The norm that its radii are in."""
+        """The norm of its radii: l2, linf or l1."""
         return self.network.norm
 
     def __call__(self, images: ArrayLike | Tensor) -> Any:
-        """Logits (B, K) in float64."""
+        """The logits of a batch of images, (B, K) in float64."""
         with exact_arithmetic():
             x = pixels(images, self.shape)
             return like(images, torch.cat([self.network(part) for part in x.split(BATCH)]))
 
     def certify(self, images: ArrayLike | Tensor, labels: ArrayLike | Tensor | None = None) -> Certification:
-        """A proved radius for each image, for its label or, without `labels` (B,), for the class that it is given.
+        """Proves a radius for each image.
 
-        ValueError where images or labels do not fit the network.
+        labels  (B,) whole numbers from 0; None: the classes that the network gives the images
+
+        Returns a `Certification`. Raises ValueError where images or labels do not fit the network.
 
         >>> import lipcert, numpy, torch
         >>> net = lipcert.freeze(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), (1, 8, 8))
@@ -99,20 +102,18 @@ class CertifiedClassifier:
             x = pixels(images, self.shape)
             y = self.network(x).argmax(1) if labels is None else classes(labels, len(x), self.classes)
             if self._certificate is None:
-                self._certificate = self._strongest()(self.network)
+                strongest: Certificate = Interval() if self.norm is Norm.LINF else Pairwise()
+                self._certificate = strongest(self.network)
             parts = zip(x.split(BATCH), y.split(BATCH), strict=True)
             found = [self._certificate.judge(images_, labels_) for images_, labels_ in parts]
         rows = [(v.prediction, v.margin, v.radius, v.radius_float32) for v in found]
         prediction, margin, radius, single = (like(images, torch.cat(column)) for column in zip(*rows, strict=True))
         return Certification(prediction, margin, radius, self._certificate.kind, self.norm, single)
 
-    def _strongest(self) -> Any:
-        return Interval() if self.norm is Norm.LINF else Pairwise()
-
     def attack(
         self, images: ArrayLike | Tensor, labels: ArrayLike | Tensor, name: str, **settings: Any
     ) -> AttackResult:
-        """Attacks the images by the attack of that name; see `lipcert.attack`.
+        """Looks for images near the given ones that the network misclassifies: `lipcert.attack` as a method.
 
         >>> import lipcert, numpy, torch
         >>> net = lipcert.freeze(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), (1, 8, 8))
@@ -124,7 +125,7 @@ class CertifiedClassifier:
         return attack(self, images, labels, name, **settings)
 
     def save(self, folder: str | Path) -> None:
-        """Writes the network to a folder, from which `lipcert.load` reads it: safetensors and JSON, no code.
+        """Writes the network to a folder, as safetensors and JSON; `lipcert.load` reads it, and no code is in it.
 
         >>> import lipcert, tempfile, torch
         >>> net = lipcert.freeze(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), (1, 8, 8))
@@ -137,11 +138,13 @@ class CertifiedClassifier:
 
 
 def freeze(module: nn.Module, shape: tuple[int, ...], norm: str = "l2") -> CertifiedClassifier:
-    """The classifier that `module` is in evaluation mode, on images of `shape` (C, H, W), certified in `norm` (l2,
-    linf or l1). The module stays as it is, and has no more part in it.
+    """Writes down what a module computes in evaluation mode, as a list of known operations that can be certified.
 
-    Raises ValueError, naming the layer and the way out, where the module computes something that is not in the table of
-    operations (docs/operations.md).
+    module  from images (B, C, H, W) to logits (B, K); it stays as it is, and is not needed any more
+    shape   of one image: (C, H, W)
+    norm    in which radii are proved: l2, linf or l1
+
+    Raises ValueError, naming the layer and what to use instead, where an operation is not known (docs/operations.md).
 
     >>> import lipcert, torch
     >>> lipcert.freeze(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), (1, 8, 8)).classes
@@ -151,9 +154,9 @@ def freeze(module: nn.Module, shape: tuple[int, ...], norm: str = "l2") -> Certi
 
 
 def load(path: str | Path) -> CertifiedClassifier:
-    """The classifier of a run's directory, or of a folder that `save` wrote. No code of either is executed.
+    """Reads the classifier of a run's directory, or of a folder that `save` wrote. Nothing in them is executed.
 
-    Raises ValueError, in one line, where there is none, or it is damaged.
+    Raises ValueError, in one line, where there is no network, or it is damaged.
 
     >>> import lipcert
     >>> run = lipcert.train("model=nearest_neighbour", "attack=none")  # doctest: +ELLIPSIS
@@ -168,10 +171,10 @@ def load(path: str | Path) -> CertifiedClassifier:
 def certify(
     net: CertifiedClassifier, images: ArrayLike | Tensor, labels: ArrayLike | Tensor | None = None
 ) -> Certification:
-    """`net.certify(images, labels)`.
+    """Proves a radius for each image: `net.certify(images, labels)` as a function.
 
     >>> import lipcert, numpy, torch
-    >>> net = lipcert.freeze(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), (1, 8, 8), norm="linf")
+    >>> net = lipcert.freeze(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), (1, 8, 8))
     >>> lipcert.certify(net, numpy.zeros((2, 1, 8, 8))).radius.shape
     (2,)
     """
@@ -187,20 +190,20 @@ def attack(
     eps: float | ArrayLike | None = None,
     **settings: Any,
 ) -> AttackResult:
-    """Looks for images near the given ones, (B, C, H, W) in [0, 1] with `labels` (B,), that `net` misclassifies.
+    """Looks for images near the given ones that a network misclassifies.
 
+    images    (B, C, H, W), with labels (B,)
     name      of a file of conf/attack: pgd_l2, pgd_linf, carlini_wagner_l2, deepfool_l2, …
-    eps       the radius, one for all or (B,), of attacks that take one; the others look for the smallest distance
-    settings  what that file sets, otherwise: `steps=1000`
+    eps       the radius, one for all or (B,), for attacks that need one; the others look for the smallest distance
+    settings  in place of those in that file: `steps=1000`
 
-    It runs on the network in float32; what it finds is judged in float64. ValueError for an attack or a setting that
-    does not exist, an eps that is missing or has no place, and images or labels that do not fit.
+    Returns an `AttackResult`. The attack runs in float32, what it finds is judged in float64. Raises ValueError for an
+    attack or a setting that does not exist, an eps that is missing or not needed, and images or labels that do not fit.
 
     >>> import lipcert, numpy, torch
     >>> net = lipcert.freeze(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), (1, 8, 8))
     >>> images = numpy.random.rand(5, 1, 8, 8)
-    >>> found = lipcert.attack(net, images, net(images).argmax(1), "pgd_l2", eps=8.0)
-    >>> bool(found.success.all())
+    >>> bool(lipcert.attack(net, images, net(images).argmax(1), "pgd_l2", eps=8.0).success.all())
     True
     """
     attacker = attack_of(name, eps is not None, settings)
@@ -238,10 +241,13 @@ def attack_of(name: str, with_eps: bool, settings: Mapping[str, Any]) -> Any:
 def lipschitz_bound(
     module: nn.Module | CertifiedClassifier, shape: tuple[int, ...] = (), norm: str = "l2"
 ) -> LipschitzBound:
-    """Bounds of how far the outputs of any module of known operations move while one input of `shape` (without a batch
-    axis) moves by 1, in evaluation mode, in `norm` (l2, linf or l1): as one vector, each, and each difference of two.
+    """Bounds how far the outputs of a module move while its input moves by 1.
 
-    Raises ValueError, naming it, where a layer is not in the table of operations (docs/operations.md).
+    module  any module of known operations, in evaluation mode; or a `CertifiedClassifier`, which knows the other two
+    shape   of one input, without the batch
+    norm    of both distances: l2, linf or l1
+
+    Returns a `LipschitzBound`. Raises ValueError, naming it, where a layer is not known (docs/operations.md).
 
     >>> import lipcert, torch
     >>> layer = torch.nn.Linear(2, 2, bias=False)
@@ -266,7 +272,7 @@ class Run:
     summary: dict[str, Any]
 
     def load(self) -> CertifiedClassifier:
-        """The classifier that it trained.
+        """The classifier that was trained.
 
         >>> import lipcert
         >>> run = lipcert.train("model=nearest_neighbour", "attack=none")  # doctest: +ELLIPSIS
@@ -278,7 +284,9 @@ class Run:
 
 
 def train(*overrides: str) -> Run:
-    """Trains, certifies, attacks and records, with overrides as on the command line of `lipcert train`.
+    """Trains a classifier, certifies it, attacks it, and records the run: `lipcert train` as a function.
+
+    overrides  as on the command line: "model=l2nnn", "dataset=mnist", …
 
     Raises ValueError, in one line, for what the command line would refuse.
 
@@ -288,7 +296,5 @@ def train(*overrides: str) -> Run:
     >>> 0 <= run.summary["clean_accuracy"] <= 1, run.load().classes
     (True, 10)
     """
-    settings = settings_of("train", list(overrides))
-    command.run(**settings)
-    directory = Path(settings["resume"] or settings["output_dir"])
+    directory = command.run(**settings_of("train", list(overrides)))
     return Run(directory, RunDirectory(directory).read_json(SUMMARY))

@@ -12,14 +12,14 @@ from lipcert.contracts import Kind, Norm
 
 
 class Certification(NamedTuple):
-    """What is proved of a batch of images: arrays (B,), of numpy where the images were.
+    """What is proved of a batch of images, as arrays (B,): of numpy if the images were, else of torch.
 
     prediction  the class with the largest logit
     margin      the label's logit minus the largest other one; below 0 where the prediction is another class
-    radius      no image in [0, 1] that lies nearer than this, in `norm`, is given another class than the label; 0 where
-                the prediction is another one
-    kind        what the radius claims: Kind.PROOF
-    norm        l2, linf or l1
+    radius      every image in [0, 1] that lies nearer than this, in `norm`, is given the label too; 0 where the
+                prediction is not the label
+    kind        what the radius claims: `Kind.PROOF`
+    norm        of the radius: l2, linf or l1
 
     `radius_float32`, at most `radius`, is the same of images of float32 and of the network as it is deployed in
     float32, whatever the order of summation.
@@ -34,11 +34,12 @@ class Certification(NamedTuple):
 
 
 class AttackResult(NamedTuple):
-    """What an attack found on a batch of images; arrays of numpy where the images were.
+    """What an attack found for a batch of images, as arrays: of numpy if the images were, else of torch.
 
-    images    (B, C, H, W) in [0, 1], float64; the clean image where the attack failed on it
+    images    (B, C, H, W) in [0, 1], float64: what the attack tried last, which is misclassified where it succeeded
     success   (B,) whether the network misclassifies them, judged in float64
     distance  (B,) from the clean images in `norm`: 0 where those are misclassified themselves, inf without success
+    norm      of the distance: l2 or linf
     """
 
     images: Any
@@ -48,13 +49,14 @@ class AttackResult(NamedTuple):
 
 
 class LipschitzBound(NamedTuple):
-    """Proved bounds, rounded up, of how far a network's outputs move while its input moves by 1 in `norm`.
+    """Proved bounds, rounded up, of how far a network's outputs move while its input moves by 1.
 
-    vector  of all K outputs as one vector, in the same norm
+    vector  of all K outputs as one vector
     logits  (K,) of each output by itself
     pairs   (K, K) of each difference of two outputs: what certified radii rest on
-    layers  a row for each linear layer: its operator `norm`, the bound of the vector up to it (`lipschitz`), and its
-            `cost`: by which factor `vector` would be smaller, were its norm 1
+    layers  a dictionary for each linear layer: its name (`layer`), its operator norm (`norm`), the bound up to it
+            (`lipschitz`), and its `cost`: the factor by which `vector` would be smaller if this norm were 1
+    norm    of all distances: l2, linf or l1
     """
 
     vector: float
@@ -71,9 +73,16 @@ def known_norm(norm: str) -> Norm:
         raise ValueError(f"`norm` must be one of {', '.join(Norm)}, got {norm!r}") from None
 
 
+def tensor_of(given: Any) -> Tensor:
+    """What is given, on the CPU; an array whose memory torch can't share, such as one that is read-only, is copied."""
+    if not isinstance(given, Tensor):
+        given = np.require(given, requirements=["C", "W"])
+    return torch.as_tensor(given).detach().cpu()
+
+
 def pixels(images: Any, shape: tuple[int, ...]) -> Tensor:
     """Images as float64 in [0, 1]; ValueError where they are none."""
-    x = torch.as_tensor(images if isinstance(images, Tensor) else np.ascontiguousarray(images)).detach().cpu()
+    x = tensor_of(images)
     if x.dim() != len(shape) + 1 or tuple(x.shape[1:]) != tuple(shape):
         raise ValueError(f"`images` must be of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
     if x.dtype == torch.uint8:
@@ -88,7 +97,7 @@ def pixels(images: Any, shape: tuple[int, ...]) -> Tensor:
 
 def classes(labels: Any, count: int, number: int) -> Tensor:
     """Labels as int64; ValueError where they are none."""
-    y = torch.as_tensor(labels if isinstance(labels, Tensor) else np.ascontiguousarray(labels)).detach().cpu()
+    y = tensor_of(labels)
     if y.shape != (count,) or y.is_floating_point() or y.dtype == torch.bool:
         raise ValueError(f"`labels` must be {count} whole numbers, one an image, got {y.dtype} of {tuple(y.shape)}")
     if count and not (int(y.min()) >= 0 and int(y.max()) < number):

@@ -35,12 +35,26 @@ PLACES: dict[str, str | tuple[str, ...]] = {  # of the parts that a run's config
     "certificate": "lipcert.certificates.",
     "attack": "lipcert.attacks.",
     "trainer": (),
+    "monitor": (),
+    "logger": "lipcert.runs.tensorboard.",
+    "name": (),
+    "tags": (),
+    "chosen": (),
     "seed": (),
     "eps": (),
 }
+SERVICES = "lipcert.training.services."  # loggers that tell a server
 ANYWHERE = ("lipcert.attacks.", "lipcert.datasets.augmentation.", "lipcert.schedules.")  # parts of parts
 MOST_EVENTS, MOST_DEPTH = 100_000, 50  # of a configuration as YAML
 LARGEST = 2**63 - 1  # whole number in a configuration
+
+
+class UnknownKey(ValueError):
+    """A key that nothing takes; `key` is its dotted name."""
+
+    def __init__(self, message: str, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -169,7 +183,7 @@ def check_call(
     for key, value in values.items():
         full = f"{path}.{key}" if path else key
         if key not in parameters and any_other is None:
-            raise ValueError(f"`{full}` is not a key of {called}{nearest(key, list(parameters))}")
+            raise UnknownKey(f"`{full}` is not a key of {called}{nearest(key, list(parameters))}", full)
         hint = hints.get(key if key in parameters else str(any_other), Any)
         if not fits(value, hint):
             raise ValueError(f"`{full}` must be {_name(hint)}, got {value!r}")
@@ -247,6 +261,10 @@ def check_trusted(config: Mapping[str, Any], trust: bool, source: str) -> None:
                 raise ValueError(
                     f"{source} names `_target_: {str(target)[:100]}`, which is no part of lipcert or torch.optim; say "
                     "trust=true if you trust the file"
+                )
+            if target.startswith(SERVICES):
+                raise ValueError(
+                    f"{source}: `{key}` sends numbers to a server ({target}); say trust=true if you trust the file"
                 )
             if not target.startswith(PLACES[key] if node is part else ANYWHERE):
                 raise ValueError(f"{source}: {target} has no place in `{key}`")

@@ -12,6 +12,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
 
 
@@ -135,6 +137,26 @@ class Attack(Protocol):
     images: int | None  # attack the first so many test images; None: all
 
     def __call__(self, answer: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, eps: Tensor | None) -> Tensor: ...
+
+
+class Logger(Protocol):
+    """What shows a run besides its own metrics.csv and summary.json.
+
+    `begin(directory, config)` says which run it is of, and has no effect yet: a logger that is told nothing writes
+    nothing. `epoch(numbers)` is told of each epoch while the run trains, by one rank; `numbers["epoch"]` counts from 1,
+    and a training that was resumed repeats the epochs that it had not saved. `record(summary, curves)` gets what
+    summary.json holds and a picture as PNG. `end(whole)` comes last; `whole`: the run has come to its end. Only
+    `lipcert train` uses one that contacts a server. One that can't be used raises ValueError where it is built, before
+    anything of the run is written.
+    """
+
+    def begin(self, directory: Path, config: Mapping[str, Any]) -> None: ...
+
+    def epoch(self, numbers: Mapping[str, float]) -> None: ...
+
+    def record(self, summary: Mapping[str, Any], curves: bytes) -> None: ...
+
+    def end(self, whole: bool) -> None: ...
 
 
 class CertificateRow(NamedTuple):

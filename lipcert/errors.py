@@ -24,6 +24,7 @@ CAUSED_BY_VALUES = (ValueError, TypeError, RuntimeError, IndexError, ArithmeticE
 def one_line(error: BaseException, width: int = 160) -> str:
     """The message of an error on one line of at most `width` characters; the name of its class where it has none."""
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    text = "".join(c if c.isprintable() else " " for c in text)
     return (text if len(text) <= width else f"{text[:width].rstrip()} ...") or type(error).__name__
 
 

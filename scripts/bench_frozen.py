@@ -20,8 +20,8 @@ import torch
 from lipcert.certificates.pairwise import Pairwise
 from lipcert.cli.compose import settings_of
 from lipcert.configuration import build
-from lipcert.evaluation.arithmetic import exact_arithmetic
 from lipcert.frozen import freeze
+from lipcert.frozen.exact import exact_arithmetic
 
 
 def paired(a: Callable[[], object], b: Callable[[], object], runs: int = 9) -> str:

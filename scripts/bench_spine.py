@@ -18,9 +18,9 @@ from torchvision import datasets, transforms
 from lipcert.certificates.pairwise import Pairwise
 from lipcert.datasets import batches
 from lipcert.datasets.mnist import mnist
-from lipcert.evaluation.arithmetic import exact, exact_arithmetic
 from lipcert.evaluation.certify import certify_images
 from lipcert.frozen import freeze
+from lipcert.frozen.exact import exact, exact_arithmetic
 from lipcert.losses.l2nnn import L2NNNLoss
 from lipcert.models.l2nnn import L2NNN
 from lipcert.optimizers.muon import Muon

@@ -15,8 +15,8 @@ import lipcert
 from lipcert import api
 from lipcert.contracts import Kind, Norm
 from lipcert.datasets import batches
-from lipcert.evaluation.arithmetic import exact
 from lipcert.evaluation.load import load_run
+from lipcert.frozen.exact import exact
 
 SHAPE = (1, 8, 8)
 RUN = ("dataset.subset=200", "schedule.epochs=2", "attack=none", "trainer=cpu")
@@ -42,7 +42,9 @@ def net() -> api.CertifiedClassifier:
 
 
 def images(count: int = 5) -> np.ndarray:
-    return np.random.default_rng(0).random((count, *SHAPE))
+    found = np.random.default_rng(0).random((count, *SHAPE))
+    found.flags.writeable = False  # as arrays of Pillow are, of which torch warns
+    return found
 
 
 PARTS = [api.__dict__[name] for name in lipcert.__all__]

@@ -82,6 +82,13 @@ def striking(name: str, number: int, event: str) -> Iterator[None]:
         files.replacing, files.append, tensorboard.Events._add = replacing, append, add
 
 
+def one_line(err: str) -> str:
+    """The error on stderr, after what a training that came to its end told of its last epoch."""
+    *before, error = err.splitlines()
+    assert error.startswith("lipcert: ") and [line[:6] for line in before] in ([], ["epoch "]), err
+    return error
+
+
 FULL = {  # what can't be written: the file, the how-manieth time, whether there is a run before
     "the manifest": ("manifest.json", 1, False),
     "the configuration": ("config.yaml", 1, False),
@@ -90,6 +97,7 @@ FULL = {  # what can't be written: the file, the how-manieth time, whether there
     "the first checkpoint": ("last.ckpt", 1, True),
     "the second checkpoint": ("last.ckpt", 2, True),
     "the manifest of a checkpoint": ("manifest.json", 4, True),
+    "what was trained": ("training.json", 1, True),
     "the network's tensors": ("network.safetensors", 1, True),
     "the network": ("network.json", 1, True),
     "the noisy labels": ("label_noise.csv", 1, True),
@@ -100,6 +108,7 @@ FULL = {  # what can't be written: the file, the how-manieth time, whether there
     "rows of attacks": ("attacks.csv", 1, True),
     "further rows of attacks": ("attacks.csv", 2, True),
     "the curves": ("curves.png", 1, True),
+    "the curves as SVG": ("curves.svg", 1, True),
     "the summary": ("summary.json", 1, True),
 }
 
@@ -111,8 +120,8 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(what, whole, capsys):
     with striking(name, number, "full"):
         failed = lipcert(capsys, *START)
     assert failed.status == 2, failed
-    assert failed.err.startswith("lipcert: ") and failed.err.count("\n") == 1, failed.err
-    assert name in failed.err and failed.err.rstrip().endswith("File too large"), failed.err
+    error = one_line(failed.err)
+    assert name in error and error.endswith("File too large"), failed.err
     assert not list(Path("run").rglob("*.partial"))
     again = lipcert(capsys, *(RESUME if begun else START))
     assert again.status == 0, again.err
@@ -127,7 +136,7 @@ def test_a_process_that_may_write_no_long_file(whole):
         "from lipcert.cli import main; sys.argv[0] = 'lipcert'; main.main()"
     )
     done = subprocess.run([sys.executable, "-c", program, *START], capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr) == (2, "lipcert: run/certificates.csv: File too large\n")
+    assert (done.returncode, one_line(done.stderr)) == (2, "lipcert: run/certificates.csv: File too large")
     lipcert_quietly(*RESUME)
     assert record(Path("run")) == whole
 
@@ -139,7 +148,7 @@ def test_a_directory_that_is_removed_while_it_is_written(name, capsys):
     with striking(name, 1, "removed"):
         failed = lipcert(capsys, *START)
     assert failed.status == 2, failed
-    assert failed.err.startswith("lipcert: run") and failed.err.count("\n") == 1, failed.err
+    assert one_line(failed.err).startswith("lipcert: run"), failed.err
     assert not Path("run/config.yaml").exists()
 
 
@@ -158,7 +167,7 @@ def test_a_directory_that_may_only_be_read(command, capsys):
 
 FILES = ("config.yaml", "manifest.json", "checkpoints/last.ckpt", "metrics.csv", "network/network.json")
 FILES += ("network/network.safetensors", "certificates.csv", "certificates.json", "attacks.csv", "attacks.json")
-FILES += ("summary.json",)
+FILES += ("summary.json", "training.json")
 CERTIFY, ATTACK = ("certify", "run=run"), ("attack", "run=run", "attack.images=5", "attack.steps=2")
 
 

@@ -28,11 +28,11 @@ WRITTEN = [
     ("attack=null", "`attack=null`: a group needs one of its options; did you mean `none`? (choices: "),
     ("sed=1", "`sed` is not a key of `lipcert train`; did you mean `seed`?"),
     ("modle=l2nnn", "`modle` is not a key of `lipcert train`; did you mean `model`?"),
-    ("schedule.epoch=1", "`schedule.epoch` is not a key of `lipcert train`; did you mean `schedule.epochs`?"),
+    ("schedule.epoch=1", "`schedule.epoch`: schedule=l2nnn has no such key; did you mean `schedule.epochs`?"),
     ("loss=l2nnn +loss.omgea=1", "`loss.omgea` is not a key of L2NNNLoss; did you mean `omega`?"),
-    ("+dataset.vall_size=1", "`dataset.vall_size` is not a key of digits; did you mean `val_size`?"),
+    ("+dataset.vall_size=1", "`dataset.vall_size` is not a key of digits; did you mean `dataset.val_size`?"),
     ("+optimizer.rl=1", "`optimizer.rl` is not a key of "),
-    ("+trainer.device=1", "`trainer.device` is not a key of conf/trainer; did you mean `devices`?"),
+    ("+trainer.device=1", "`trainer.device` is not a key of conf/trainer; did you mean `trainer.devices`?"),
     ("~schedule.lr.drives", "`schedule.lr.drives` must be given: Cosine needs it"),
     ("seed=abc", "`seed` must be int, got 'abc'"),
     ("seed=1.5", "`seed` must be int, got 1.5"),
@@ -42,7 +42,7 @@ WRITTEN = [
     ("data_dir=${nowhere}", "`data_dir` has no value: Interpolation key 'nowhere' not found"),
     ("mnist", "`mnist` is not of the form key=value"),
     ("--config-dri=x", "`--config-dri=x` is not a flag; did you mean `--config-dir`?"),
-    ("--cfg jobs", "`--cfg/-c`: invalid choice: 'jobs' (choose from 'job', 'hydra', 'all')"),
+    ("--cfg jobs", "`--cfg/-c`: invalid choice: 'jobs' (choose from "),
     ("--config-dir", "`--config-dir/-cd`: expected one argument"),
     ("--config-dir nowhere", "nowhere' not found"),
     ("optimizer=adam optimizer.lr=abc", "`optimizer.lr` must be float, got 'abc'"),
@@ -100,7 +100,7 @@ def test_a_batch_is_shared_evenly(capsys):
 def test_what_is_written_wrongly_for_other_commands(capsys):
     assert refused(capsys, "trian").startswith("`trian` is not a command; did you mean `train`?")
     assert refused(capsys, "certify").startswith("`run` must be given")
-    assert refused(capsys, "certify", "outputs/1").endswith("did you mean run=outputs/1?")
+    assert refused(capsys, "certify", "outputs/1").endswith("did you mean `run=outputs/1`?")
     assert "`run`: missing is not a run's directory" in refused(capsys, "certify", "run=missing")
     assert "`eps` is not a key of `lipcert certify`" in refused(capsys, "certify", "run=missing", "eps=[1]")
     assert "`device`=foo can't be used here" in refused(capsys, "certify", "run=missing", "device=foo")
@@ -108,6 +108,7 @@ def test_what_is_written_wrongly_for_other_commands(capsys):
     assert "needs runs" in refused(capsys, "compare")
     assert "`missing` is not a directory" in refused(capsys, "compare", "missing")
     assert "`it's` is not a directory" in refused(capsys, "compare", "it's")
+    assert "is not a directory" in refused(capsys, "compare", f"../{'x' * 256}")
     assert "`.` holds no run" in refused(capsys, "compare", ".")
 
 
@@ -179,8 +180,14 @@ def test_a_sweep_goes_on_after_a_job_that_fails(capsys):
     told = lipcert(capsys, "train", "-m", "dataset.subset=100,x,90", "schedule.epochs=1", "attack=none", "output_dir=s")
     lines = [line for line in told.err.splitlines() if line.startswith("lipcert:")]  # others are bars
     assert told.status == 2 and len(lines) == 1 and lines[0].startswith("lipcert: job 1: `dataset.subset`")
-    assert sorted(path.name for path in Path("s").iterdir()) == [".lock", "0", "2", "multirun.yaml", "sweep.json"]
-    assert Path("s/0/summary.json").exists() and Path("s/2/summary.json").exists()
+    assert sorted(path.name for path in Path("s").iterdir()) == [
+        ".lock",
+        "multirun.yaml",
+        "subset=100",
+        "subset=90",
+        "sweep.json",
+    ]
+    assert Path("s/subset=100/summary.json").exists() and Path("s/subset=90/summary.json").exists()
 
 
 def test_what_can_not_be_certified_in_the_end_is_not_trained(capsys):

@@ -18,11 +18,14 @@ from float32_machine import MACHINES, Machine
 from lipcert.certificates.interval import Interval
 from lipcert.certificates.pairwise import Pairwise
 from lipcert.certificates.statistical import Statistical
-from lipcert.contracts import Norm
+from lipcert.contracts import CertificateRow, Kind, Norm
 from lipcert.frozen.arithmetic import FLOAT32
 from lipcert.frozen.deployed import Deployed
 from lipcert.frozen.lipschitz import Walk
 from lipcert.frozen.rounding import rounding
+from lipcert.runs.directory import RunDirectory
+from lipcert.runs.results import Results
+from lipcert.runs.rows import format_rows, header, parse_rows
 
 
 @pytest.mark.parametrize("norm", [Norm.L2, Norm.LINF])
@@ -234,3 +237,34 @@ def test_flushed_constants_and_images_count():
         labels, _, single = radii(network, image)
         assert single == 0
         assert wrong(Machine(flush=True)(network, image), labels).all()
+
+
+# ---- rows
+
+
+def row(index: int, radius: float, single: float | None, certificate: str = "pairwise") -> CertificateRow:
+    return CertificateRow("test", index, "l2", certificate, "proof", 1, 1, 1.0, radius, None, single)
+
+
+def test_rows_of_older_versions_are_read_and_added_to(tmp_path):
+    """They lack the last column."""
+    old = "".join(
+        line.rpartition(",")[0] + "\n" for line in format_rows(CertificateRow, [row(0, 0.5, 0.4)]).splitlines()
+    )
+    first = header(CertificateRow).rpartition(",")[0] + "\n"
+    assert parse_rows((first + old).encode(), CertificateRow, "rows") == [row(0, 0.5, None)]
+    with pytest.raises(ValueError, match="line 1: header"):
+        parse_rows((first.rpartition(",radius")[0] + "\n").encode(), CertificateRow, "rows")
+    directory = RunDirectory(tmp_path)
+    directory.create_manifest({})
+    directory.replace("rows.csv", first + old)
+    directory.append_rows("rows.csv", [row(1, 0.3, 0.2)])
+    assert directory.read_rows("rows.csv", CertificateRow) == [row(0, 0.5, None), row(1, 0.3, 0.2)]
+
+
+def test_of_several_proofs_the_largest_radius_of_float32_counts():
+    facts = {"kind": "proof", "norm": "l2", "seconds": {"bound": 0.0, "certify": 0.0}}
+    certificates = {"a": [row(0, 0.5, 0.1, "a")], "b": [row(0, 0.4, 0.2, "b")]}
+    results = Results(certificates, {"a": facts, "b": facts}, [], [], [])
+    (best,) = results.best(Kind.PROOF)
+    assert (best.radius, best.radius_float32) == (0.5, 0.2)

@@ -299,6 +299,23 @@ ATTACKS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         lambda run: (unfinished(run), node("optimizer", "subprocess.Popen", args=["touch", EVIL], _partial_=True)(run)),
         RESUME,
     ),
+    "a logger that tells a server, when resumed": (
+        lambda run: (unfinished(run), node("logger", "lipcert.training.services.MLflow", tracking_uri="x")(run)),
+        RESUME,
+    ),
+    "a logger that tells a server, when certified": (
+        node("logger", "lipcert.training.services.MLflow", tracking_uri="http://127.0.0.1:9"),
+        CERTIFY,
+    ),
+    "a foreign logger, when resumed": (
+        lambda run: (unfinished(run), node("logger", "os.system", command=f"touch {EVIL}")(run)),
+        RESUME,
+    ),
+    "a foreign logger, when certified": (node("logger", "os.system", command=f"touch {EVIL}"), CERTIFY),
+    "code in the monitor, when resumed": (
+        lambda run: (unfinished(run), config(lambda c: c["monitor"].update(attack={"_target_": "os.getcwd"}))(run)),
+        RESUME,
+    ),
     "a pickled call in the checkpoint": (checkpoint(lambda c: c.update(x=Reduced())), RESUME),
     "a checkpoint of plain pickle": (
         checkpoint(lambda c: None, lambda c, path: path.write_bytes(pickle.dumps(Reduced()))),
@@ -396,6 +413,8 @@ ATTACKS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
 }  # fmt: skip
 
 STATUS = {  # where it is not 2
+    "a logger that tells a server, when certified": 0,  # which only training uses
+    "a foreign logger, when certified": 0,
     "a configuration in the checkpoint": 0,  # which nobody reads
     "a counter-example named by a path": 3,  # rightly: the forged radius is a false one
 }

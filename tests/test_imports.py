@@ -3,7 +3,8 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -22,7 +23,7 @@ LAYERS = (
     {"frozen"},
     {"norms", "layers", "arrays"},
     {"kernels"},
-    {"configuration", "parts", "contracts", "files", "errors"},
+    {"configuration", "parts", "contracts", "files", "errors", "imports", "progress"},
 )
 # Within a line, and what is left open above: (who, whom).
 BESIDES = {
@@ -33,7 +34,7 @@ BESIDES = {
 }
 # Parts whose place is lower than their line says: of what is below them they know this alone.
 LITTLE = {
-    "cli": {"commands", "configuration", "errors", "runs"},
+    "cli": {"commands", "configuration", "errors", "imports", "runs"},
     "runs": {"configuration", "contracts", "files", "errors"},
     "reporting": {"configuration", "contracts", "files", "errors", "runs"},
     "schedules": {"contracts"},
@@ -56,7 +57,8 @@ ONLY = {
     "eagerpy": ("attacks", "api"),
     "torchvision": ("datasets", "api"),
 }
-NO_TORCH = {"__init__", "cli", "configuration", "contracts", "errors", "files", "parts", "reporting", "runs"}
+SINGLE_FILES = LAYERS[-1]
+NO_TORCH = {"__init__", "cli", "reporting", "runs", *SINGLE_FILES}
 TORCH_LATER = {"runs/checkpoint.py", "runs/tensorboard.py"}  # in functions
 FORBIDDEN = ("print", "sys.argv", "argparse.ArgumentParser")  # while a file is imported
 
@@ -68,6 +70,7 @@ def below(part: str) -> set[str]:
     return (LITTLE.get(part, lower) & lower) | {other for one, other in BESIDES if one == part}
 
 
+@cache
 def parsed(root: Path) -> dict[Path, ast.Module]:
     return {path.relative_to(root): ast.parse(path.read_text()) for path in sorted(root.rglob("*.py"))}
 
@@ -75,7 +78,7 @@ def parsed(root: Path) -> dict[Path, ast.Module]:
 def violations(root: Path) -> list[str]:
     """Every breach of the rules in the package at `root`, as `file:line: what`."""
     files = parsed(root)
-    models, found = classes(files, "models"), []
+    found, own = [], {part: classes(files, part) for part in {path.parts[0].removesuffix(".py") for path in files}}
     for path, tree in files.items():
         part = path.parts[0].removesuffix(".py")
         may = {"api"} if part == "__init__" else {part, *below(part)}
@@ -92,7 +95,7 @@ def violations(root: Path) -> list[str]:
             if top == "torch" and part in NO_TORCH and (path.as_posix() not in TORCH_LATER or line in at_once):
                 found.append(f"{path}:{line}: {part} imports torch")
         if part not in ("models", "api"):
-            others = models - classes(files, part)  # `frozen` has an operation of the same name as a model
+            others = own.get("models", set()) - own[part]  # `frozen` has an operation of the same name as a model
             found += [f"{path}:{line}: {part} names the model {name}" for line, name in names(tree) if name in others]
         found += [f"{path}:{line}: {what} at import" for line, what in at_import(tree)]
     return found
@@ -131,24 +134,44 @@ def circle(root: Path) -> list[str]:
 
     `from package import name` is an import of the module `name` where there is one, else of the package's __init__.
     """
+    graph = reached(root, later=True)
+    try:
+        TopologicalSorter({name: found & graph.keys() - {name} for name, found in graph.items()}).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+@cache
+def reached(root: Path, later: bool) -> dict[str, set[str]]:
+    """What each module of the package at `root` imports: modules of the package, and names of other packages.
+
+    later  in functions too
+    """
     files = parsed(root)
     modules = {".".join(["lipcert", *path.with_suffix("").parts]).removesuffix(".__init__"): path for path in files}
 
     def module(name: str) -> str:
-        while name and name not in modules:
+        while name.startswith("lipcert.") and name not in modules:
             name = name.rpartition(".")[0]
-        return name
-
-    def reached(found: Iterable[tuple[int, str]]) -> set[str]:
-        return {module(name) for _, name in found} - {"", "lipcert"}
+        return name if name.startswith("lipcert") else name.partition(".")[0]
 
     # The package itself resolves its names lazily, and to import it executes nothing of the others.
-    graph = {name: reached(imports(files[path], path)) - {name} for name, path in modules.items() if name != "lipcert"}
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        return error.args[1]
-    return []
+    return {
+        name: {module(found) for _, found in imports(files[path], path, later)}
+        for name, path in modules.items()
+        if name != "lipcert"
+    }
+
+
+def loaded(root: Path, *names: str) -> set[str]:
+    """The packages that importing these modules imports at once."""
+    graph, seen, due = reached(root, later=False), set[str](), set(names)
+    while due:
+        name = due.pop()
+        seen.add(name)
+        due |= ({name.rpartition(".")[0]} & graph.keys() | graph.get(name, set())) - seen
+    return {name for name in seen if not name.startswith("lipcert")}
 
 
 def names(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -285,3 +308,13 @@ def test_no_torch_is_loaded():
     for modules in (LIGHT, [*LIGHT, *read]):
         code = f"import sys, {', '.join(modules)}; sys.exit(bool({HEAVY} & sys.modules.keys()))"
         assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+SLOW = {"lightning", "torchvision", "sklearn", "scipy", "matplotlib", "tensorboard", "foolbox"}  # to import: seconds
+
+
+def test_what_is_slow_to_import_is_imported_where_it_is_needed():
+    """All commands, on digits, report a mistake before; `scripts/bench_start.py` has the seconds."""
+    commands = [f"lipcert.commands.{path.stem}" for path in (ROOT / "commands").glob("[!_]*.py")]
+    assert loaded(ROOT, *commands, "lipcert.datasets.digits") & {"torch", *SLOW} == {"torch"}
+    assert loaded(ROOT, "lipcert.training.fit", "lipcert.datasets.mnist") & SLOW == {"lightning", "torchvision"}

@@ -1,6 +1,7 @@
 """The package holds what the repository holds, and works where only the package is."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,11 +9,14 @@ import sysconfig
 import tomllib
 import venv
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CI = (ROOT / ".ci/run").read_text()
 
 
 def test_every_package_is_listed():
@@ -30,12 +34,35 @@ def test_every_configuration_file_is_packaged():
     }
 
 
-def test_the_version_is_said_once():
-    from importlib.metadata import version
+def test_a_citation_is_of_this_version():
+    cited, project = yaml.safe_load((ROOT / "CITATION.cff").read_text()), PROJECT["project"]
+    for key in ("version", "license", "keywords"):
+        assert cited[key] == project[key]
+    assert (cited["title"], cited["abstract"]) == (project["name"], project["description"])
+    assert cited["authors"] == project["authors"] and cited["repository-code"] == project["urls"]["Homepage"]
+    released = re.search(r"^## (\S+) — (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert released and released.groups() == (cited["version"], str(cited["date-released"]))
 
-    from lipcert import __version__
 
-    assert __version__ == version("lipcert")
+def test_the_workflow_runs_the_steps_of_ci_and_no_other_commands():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    tests, others = (jobs[name]["strategy"]["matrix"] for name in ("tests", "others"))
+    steps = re.search(r"\$\{\*:-([\w ]+)\}", CI)
+    assert steps and ["tests", *others["step"]] == steps[1].split()
+    assert all(f"\n{step}() {{" in CI for step in steps[1].split())
+    run = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert run == [".ci/run tests", ".ci/run ${{ matrix.step }}"]
+    prefix = "Programming Language :: Python :: 3."
+    named = [each.removeprefix(prefix) for each in PROJECT["project"]["classifiers"] if each.startswith(prefix)]
+    assert tests["python"] == [f"3.{minor}" for minor in named]
+
+
+def test_a_commit_is_checked_as_ci_checks_it():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    lint = re.search(r"\nlint\(\) \{\n(.*?)\n\}", CI, re.S)
+    assert lint
+    checked = [re.sub(r" (\.|--\S+)", "", line.strip()) for line in lint[1].splitlines()[1:]]
+    assert checked == [hook["entry"].removesuffix(" --force-exclude") for hook in hooks]
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +70,8 @@ def copy(tmp_path_factory) -> Path:
     """What a build reads, away from the repository, in which it would leave its traces."""
     source = tmp_path_factory.mktemp("source")
     for name in ("lipcert", "conf"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "_cpu.*"))
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE"):
         shutil.copy(ROOT / name, source)
     return source
 
@@ -74,8 +101,9 @@ def works(bin_: Path, folder: Path, source: Path) -> None:
         return done.stdout
 
     assert str(source) in run(bin_ / "python", "-c", "import lipcert; print(lipcert.__file__)")
+    assert run(bin_ / "lipcert", "--version") == f"lipcert {PROJECT['project']['version']}\n"
     assert "l2nnn" in run(bin_ / "lipcert", "train", "--help")
-    out = run(bin_ / "lipcert", "train", "schedule.epochs=1", "attack=none", "output_dir=run")
+    out = run(bin_ / "lipcert", "train", "debug=true", "output_dir=run")
     assert "record: run" in out and (folder / "run/summary.json").exists()
     assert "record: run" in run(bin_ / "lipcert", "certify", "run=run")
     assert "(10, 'l2')" in run(
@@ -85,9 +113,15 @@ def works(bin_: Path, folder: Path, source: Path) -> None:
 
 @pytest.mark.slow
 def test_a_wheel_is_all_it_takes(copy, tmp_path):
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", str(tmp_path), str(copy)]
-    subprocess.run(build, check=True, timeout=300)
+    build = [sys.executable, "-m", "build", "--outdir", str(tmp_path), str(copy)]  # the wheel out of the sdist
+    subprocess.run(build, check=True, timeout=300, stdout=subprocess.DEVNULL)
     (wheel,) = tmp_path.glob("lipcert-*.whl")
+    with ZipFile(wheel) as files:
+        names = files.namelist()
+        metadata = files.read(next(name for name in names if name.endswith("/METADATA"))).decode()
+    assert any("/_cpu." in name for name in names) == any((ROOT / "lipcert/kernels").glob("_cpu.*"))
+    assert not any("csrc" in name for name in names)
+    assert re.findall(r"\]\((?!https://)|src=\"(?!https://)", metadata) == []  # an index has no files beside it
     bin_ = environment(tmp_path / "env", wheel)
     works(bin_, tmp_path / "foreign", tmp_path / "env")
 
@@ -110,5 +144,7 @@ def test_a_wheel_is_all_it_takes(copy, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_editable_installation_works(copy, tmp_path):
+def test_an_editable_installation_works_without_a_compiler(copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", "false")
     works(environment(tmp_path / "env", "--editable", copy), tmp_path / "foreign", copy)
+    assert not list(copy.glob("lipcert/kernels/_cpu.*"))

@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif((os.cpu_count() or 1) < 2, re
 # SGD, because Adam divides by what it has seen of a gradient: where that is nearly 0, rounding becomes a step.
 # Measured: losses agree to 3e-7 of their size, weights to 4e-5 of their layer's largest.
 RUN = ("attack=none", "schedule.epochs=3", "loss=cross_entropy", "optimizer=sgd", "optimizer.lr=0.03")
+RUN += ("monitor.every=1",)
 TWO = ("trainer=ddp", "trainer.accelerator=cpu")
 LOSS, WEIGHTS = 1e-5, 1e-3
 
@@ -31,7 +32,8 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def losses(run: Path) -> list[float]:
-    rows = csv.DictReader((run / "metrics.csv").read_text().splitlines())
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    assert all(0 <= float(row["val/certified_accuracy/0.1"]) <= 1 for row in rows)  # the first rank looks, others wait
     return [float(row[key]) for row in rows for key in ("train/loss", "val/cross_entropy")]
 
 
@@ -63,15 +65,20 @@ def test_a_sweep_over_ranks_gives_the_same_numbers(tmp_path):
     lines = [line for line in done.stderr.splitlines() if line.startswith("lipcert:")]
     assert len(lines) == 1 and "job 1: `trainer.devices`=1000 is more than this machine has" in lines[0]
     assert "Warning" not in done.stderr and "Traceback" not in done.stderr and "lightning" not in done.stderr.lower()
-    assert sorted(path.name for path in Path("sweep").iterdir()) == [".lock", "0", "2", "multirun.yaml", "sweep.json"]
-    agree(Path("sweep/0"), Path("sweep/2"))
+    assert sorted(path.name for path in Path("sweep").iterdir()) == [
+        ".lock",
+        "devices=1",
+        "devices=2",
+        "multirun.yaml",
+        "sweep.json",
+    ]
+    agree(Path("sweep/devices=1"), Path("sweep/devices=2"))
     # Each of two processes wrote its events, training and record: no rank above 0 wrote any.
-    for job in ("sweep/0", "sweep/2"):
+    for job in ("sweep/devices=1", "sweep/devices=2"):
         assert len(list(Path(job).glob("events.*"))) == 2
         assert len(losses(Path(job))) == 6
-    assert {p.name for p in Path("sweep/0").rglob("*")} ^ {p.name for p in Path("sweep/2").rglob("*")} <= {
-        p.name for p in Path("sweep").rglob("events.*")
-    }
+    one, two = ({p.name for p in Path("sweep", job).rglob("*")} for job in ("devices=1", "devices=2"))
+    assert one ^ two <= {p.name for p in Path("sweep").rglob("events.*")}
 
 
 def test_early_stopping_stops_all_ranks(tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,15 +15,13 @@ from hypothesis import strategies as st
 from lipcert.contracts import AttackRow, CertificateRow, Kind, Norm
 from lipcert.files import as_json
 from lipcert.reporting import curves
-from lipcert.reporting.groups import differing_keys, group_by_seed, group_names
-from lipcert.reporting.plotting import png
+from lipcert.reporting.plotting import drawn
 from lipcert.reporting.rounding import decimal, percent
 from lipcert.reporting.run_table import run_table
-from lipcert.reporting.table import comparison
 from lipcert.runs import numbers
-from lipcert.runs.config import KEYS as CONFIG_KEYS
+from lipcert.runs.config import PARTS
 from lipcert.runs.directory import RunDirectory
-from lipcert.runs.find import find_runs, run_directories, unfinished
+from lipcert.runs.find import find_runs
 from lipcert.runs.layout import ATTACK_FACTS, ATTACKS, CERTIFICATE_FACTS, CERTIFICATES, CONFIG, SUMMARY
 from lipcert.runs.results import Results, eps_key, write_facts
 from lipcert.runs.summary import KEYS, summary
@@ -60,7 +59,10 @@ def attacked(rows, n=40, eps=(0.5, 1.0), seed=0):
 
 
 def configuration(seed=1, model="l2nnn", **loss):
-    return {key: {"_target_": f"lipcert.{key}"} for key in sorted(CONFIG_KEYS)} | {
+    return {part: {"_target_": f"lipcert.{part}"} for part in PARTS} | {
+        "name": "mine",
+        "tags": [],
+        "chosen": {},
         "seed": seed,
         "eps": [0.5],
         "trainer": {},
@@ -330,12 +332,11 @@ def test_of_several_proofs_the_largest_radius_counts_and_a_proof_before_an_estim
         results.best(Kind.PROOF)
 
 
-def console(what):
+def console(what, width=120):
     from rich.console import Console
 
-    target = Console(width=120, record=True, quiet=True)
+    target = Console(width=width)
     with target.capture() as captured:
-        target.quiet = False
         target.print(what)
     return captured.get()
 
@@ -368,101 +369,15 @@ def test_figures_are_written(tmp_path):
         curves.run_figure(runs[0].certificate_rows, runs[0].attack_rows, "l2", "title"),
         curves.run_figure(odd, [], "linf", ""),
         curves.run_figure(endless, [], "l2", ""),
-        curves.overlay_figure([*runs, runs[0]], ["one name", "a name " * 30, "one name"], "title"),
+        curves.overlay_figure([*runs, runs[0]], ["one name", "_$\\frac$ 漢\x1b " * 30, "one name"], "a $\\frac$ title"),
     ]
     for figure in figures:
-        assert png(figure).startswith(b"\x89PNG")
+        files = drawn(figure, "x")
+        assert files["x.png"].startswith(b"\x89PNG") and ElementTree.fromstring(files["x.svg"]).tag.endswith("svg")
+    one, two = (drawn(curves.overlay_figure(runs, ["a", "b"]), "x") for _ in range(2))
+    assert one == two and b">certified (60 images)</text>" in one["x.svg"]
     labels = [text.get_text() for text in figures[3].legends[0].get_texts()]
     assert labels[0] == "one name" and labels.count("one name") == 1
     assert "certified (60 images)" in labels and "nominal (60 images)" in labels
     assert any(PGD_LINF in text.get_text() for text in figures[0].legends[0].get_texts())
     assert ("matplotlib.pyplot" in sys.modules) == loaded
-
-
-# ---------------------------------------------------------------------------------------------------- runs and tables
-
-
-def test_runs_are_found(tmp_path):
-    for name in ("sweep/0", "sweep/2", "sweep/10", "deep/x/0", "deep/x/1"):
-        written(tmp_path / name, configuration())
-    (tmp_path / "sweep/0/.hydra").mkdir()
-    (tmp_path / "sweep/0/.hydra/config.yaml").touch()
-
-    def names(*paths):
-        return [str(run.relative_to(tmp_path)) for run in run_directories([tmp_path / path for path in paths])]
-
-    assert names("sweep") == names("sweep/*") == ["sweep/0", "sweep/2", "sweep/10"]
-    assert names("sweep/2", "*", "deep") == ["sweep/2", "deep/x/0", "deep/x/1", "sweep/0", "sweep/10"]
-    for nothing in ("nowhere", "no*where", "sweep/0/.hydra/config.yaml", "sweep/0/summary.json"):
-        with pytest.raises(ValueError, match=r"lipcert train"):
-            names(nothing)
-
-
-def test_unfinished_and_damaged_runs_are_named(tmp_path):
-    written(tmp_path / "0", configuration())
-    written(tmp_path / "1", configuration(), finished=False)
-    RunDirectory(written(tmp_path / "2", configuration())).forget(SUMMARY)
-    with pytest.raises(ValueError, match=r"/1, .*/2: `lipcert train resume=") as error:
-        find_runs([tmp_path])
-    assert "\n" not in str(error.value)
-    assert [run.path.name for run in find_runs([tmp_path], skip_unfinished=True)] == ["0"]
-    assert [path.name for path in unfinished(run_directories([tmp_path]))] == ["1", "2"]
-    with pytest.raises(ValueError, match="lipcert train resume="):
-        find_runs([tmp_path / "1"], skip_unfinished=True)
-    for name, text in ((SUMMARY, "{"), (SUMMARY, '{"finished": true}'), (CONFIG, "a: ["), (CERTIFICATES, "a\n")):
-        path = written(tmp_path / name / str(len(text)), configuration())
-        (path / name).write_text(text)
-        for says in ("no finished summary" if name == SUMMARY else "is not what was written", name):
-            with pytest.raises(ValueError, match=says) as error:
-                find_runs([path])
-            assert "\n" not in str(error.value)
-            RunDirectory(path).register(name)  # as if its writer had written that
-
-
-def test_only_seeds_are_averaged(tmp_path):
-    configs = [configuration(1), configuration(2), configuration(1, omega=3.0), configuration(1)]
-    runs = find_runs([written(tmp_path / str(i), c, data_seed=i) for i, c in enumerate(configs)])
-    assert differing_keys(configs) == ["dataset.seed", "loss.omega", "seed"]
-    groups = group_by_seed(runs)
-    assert [[run.path.name for run in group] for group in groups] == [["0", "1"], ["2"], ["3"]]  # a repeat is no sample
-    names, left_out = group_names(groups)
-    assert names == [f"loss.omega=1.0 ({runs[0].path})", "loss.omega=3.0", f"loss.omega=1.0 ({runs[3].path})"]
-    assert left_out == []
-    table = comparison(runs[:3])
-    values = [numbers.certified_accuracy(run.certificate_rows, 0.3) for run in runs[:2]]
-    column = [c.title for c in table.columns].index("certified l2 0.3")
-    mean, std, n = table.cells[0][column]
-    assert (mean, std, n) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)), 2)
-    assert table.cells[1][column].std is None
-    first, second = table.markdown().splitlines()[2:]
-    assert "±" in first and "±" not in second
-    header, line, *_ = table.csv().splitlines()
-    assert line.split(",")[header.split(",").index("certified l2 0.3 mean")] == repr(mean)
-    assert all(name in console(table.rich()) for name in ("loss.omega=3.0", PGD))
-
-
-def test_what_follows_from_the_model_is_not_in_the_name(tmp_path):
-    configs = [configuration(1), configuration(1, "other", _target_="lipcert.losses.other.Loss", kappa=2)]
-    configs += [configuration(1, "other", _target_="lipcert.losses.other.Loss", kappa=3)]
-    groups = group_by_seed(find_runs([written(tmp_path / str(i), c) for i, c in enumerate(configs)]))
-    names, left_out = group_names(groups)
-    assert names == ["model=l2nnn loss.kappa=(absent)", "model=other loss.kappa=2", "model=other loss.kappa=3"]
-    assert left_out == ["loss._target_"]
-    assert group_names(groups[:1]) == (["model=l2nnn"], [])
-
-
-def test_a_nominal_run_never_enters_a_certified_column(tmp_path):
-    paths = [
-        written(tmp_path / "0", configuration()),
-        written(tmp_path / "1", configuration(1, "tulip"), kind="nominal"),
-    ]
-    paths += [written(tmp_path / "2", configuration(1, "distance"), norm=Norm.LINF.value)]
-    table = comparison(find_runs(paths))
-    for j, column in enumerate(table.columns):
-        filled = [row[j] is not None for row in table.cells]
-        if column.title.startswith("certified"):
-            assert filled == ([False, False, True] if "linf" in column.title else [True, False, False])
-        elif column.title.startswith("nominal"):
-            assert filled == [False, True, False]
-    titles = [column.title for column in table.columns]
-    assert {"nominal l2 0.3", "certified l2 0.3", "certified linf 0.1", "nominal median l2 radius"} <= set(titles)

@@ -16,6 +16,7 @@ from lipcert.runs.directory import RunDirectory
 from lipcert.training.module import Training
 
 RUN = ("dataset.subset=200", "schedule.epochs=3", "schedule.batch_size=50", "attack.images=40", "attack.batch_size=20")
+RUN += ("monitor.every=2", "attack@monitor.attack=pgd_l2", "monitor.attack.steps=2", "monitor.attack.seed=null")
 
 # `lipcert train` with code before it that says where the kill strikes: `on(owner, name, n)` at the n-th call of
 # owner.name, `on(..., after=True)` when that call is done.
@@ -28,8 +29,8 @@ from lipcert.runs.directory import RunDirectory
 from lipcert.evaluation import attack, certify
 from lipcert.frozen import file
 from lipcert.runs.directory import RunDirectory
-from lipcert.runs.tensorboard import EpochLog
-from lipcert.training import ranks
+from lipcert.runs.metrics import Metrics
+from lipcert.training import fit
 from lipcert.training.module import Training
 from lipcert.training.trainer import RegisteredCheckpointIO
 
@@ -51,17 +52,17 @@ sys.exit(main.run("train", sys.argv[2:]))
 """
 
 MOMENTS = {
-    "config.yaml is there, training has not begun": "on(ranks, 'fit_here')",
+    "config.yaml is there, training has not begun": "on(fit, 'fit_here')",
     "in the first epoch": "on(Training, 'training_step', 3)",
-    "the first epoch is logged, not yet saved": "on(EpochLog, '__call__', 1, after=True)",
+    "the first epoch is logged, not yet saved": "on(Metrics, 'epoch', 1, after=True)",
     "the first checkpoint is written, not yet known": "on(RunDirectory, '_write', 2)",
-    "the second epoch is logged, not yet saved": "on(EpochLog, '__call__', 2, after=True)",
+    "the second epoch is logged, not yet saved": "on(Metrics, 'epoch', 2, after=True)",
     "the last checkpoint is there": "on(RegisteredCheckpointIO, 'save_checkpoint', 3, after=True)",
     "the network is half written": "on(file, 'write_atomic', 2)",
     "while certifying": "on(certify, 'exact')",
     "certified, how long it took not yet written": "on(certify, 'write_facts', 2)",
     "in the middle of an attack": "on(attack.Attacking, 'rows', 2)",
-    "the curves are drawn, the summary is not yet written": "on(RunDirectory, 'write_json', 5)",
+    "the curves are drawn, the summary is not yet written": "on(RunDirectory, 'write_json', 6)",
 }
 
 

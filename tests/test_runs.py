@@ -132,11 +132,8 @@ def test_another_eps_does_not_pass_off_what_stopped_as_finished(run, capsys, mon
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
-def test_a_precision_is_refused_before_anything_is_written_or_resumes_exactly(folder, capsys, monkeypatch, precision):
+def test_another_precision_resumes_exactly(folder, capsys, monkeypatch, precision):
     line = ("train", *SMALL, "attack=none", f"trainer.precision={precision}", "schedule.epochs=3")
-    if precision == "bf16-mixed":
-        assert "`trainer.precision`: this model and loss can't" in refused(capsys, *line, "output_dir=run")
-        return
     assert lipcert(capsys, *line, "output_dir=whole").status == 0
     start = Training.on_train_epoch_start
 
@@ -205,14 +202,15 @@ def folder(tmp_path, monkeypatch) -> Path:
 @pytest.mark.slow
 def test_a_sweep_goes_on_with_what_is_left_of_it(folder, capsys):
     assert lipcert(capsys, *SWEEP, "seed=1,2").status == 0
-    before = {job: (folder / "sweep" / job / "summary.json").read_bytes() for job in "01"}
-    shutil.rmtree("sweep/1")  # it never began
-    unfinished = RunDirectory("sweep/0")
+    before = {job: (folder / "sweep" / job / "summary.json").read_bytes() for job in ("seed=1", "seed=2")}
+    shutil.rmtree("sweep/seed=2")  # it never began
+    unfinished = RunDirectory("sweep/seed=1")
     unfinished.forget("summary.json")  # it was stopped
     told = lipcert(capsys, *SWEEP, "seed=2,3,1")
-    assert told.status == 0 and sorted(p.name for p in Path("sweep").iterdir() if p.is_dir()) == ["0", "1", "2"]
-    seeds = {job: RunDirectory(f"sweep/{job}").read_json("summary.json")["seed"] for job in "012"}
-    assert seeds == {"0": 1, "1": 2, "2": 3} and before.keys() == {"0", "1"}
+    jobs = {p.name for p in Path("sweep").iterdir() if p.is_dir()}
+    assert told.status == 0 and jobs == {"seed=1", "seed=2", "seed=3"}
+    seeds = {job: RunDirectory(f"sweep/seed={job}").read_json("summary.json")["seed"] for job in (1, 2, 3)}
+    assert seeds == {1: 1, 2: 2, 3: 3} and before.keys() == {"seed=1", "seed=2"}
     told = lipcert(capsys, *SWEEP, "seed=1,2,3")
     assert told.status == 0 and told.out.count("is finished: nothing to resume") == 3
 
@@ -220,10 +218,10 @@ def test_a_sweep_goes_on_with_what_is_left_of_it(folder, capsys):
 def test_a_sweep_that_was_killed_before_its_first_job_begins(folder, capsys):
     Path("sweep").mkdir()
     Path("sweep/multirun.yaml").touch()
-    assert lipcert(capsys, *SWEEP, "seed=1").status == 0 and Path("sweep/0/summary.json").exists()
+    assert lipcert(capsys, *SWEEP, "seed=1").status == 0 and Path("sweep/job/summary.json").exists()
 
 
-@pytest.mark.parametrize("name", ["0", ".lock", "sweep.json", "multirun.yaml"])
+@pytest.mark.parametrize("name", ["job", ".lock", "sweep.json", "multirun.yaml"])
 def test_a_sweep_writes_through_no_link(folder, capsys, name):
     Path("sweep").mkdir()
     Path("elsewhere").mkdir()
@@ -237,7 +235,7 @@ def test_a_sweep_writes_through_no_link(folder, capsys, name):
     [
         (("seed=1", "hydra.sweep.dir=x"), "`hydra.sweep.dir`: say output_dir=PATH"),
         (("experiment=glob(none/*)",), "this sweep has no job"),
-        (("training.epochss=1,2",), "`training.epochss` is not a key of conf/training; did you mean `epochs`?"),
+        (("training.epochss=1,2",), "conf/training; did you mean `training.epochs`?"),
     ],
 )
 def test_what_a_sweep_refuses(folder, capsys, words, line):

@@ -17,7 +17,7 @@ from lipcert.analyses.separation.rows import ROWS, SeparationRow, read_separatio
 from lipcert.commands.separation import CONTENT, FIGURE, PICTURE
 from lipcert.datasets.digits import digits
 
-FILES = {ROWS, CONTENT, FIGURE, PICTURE}
+FILES = {ROWS, CONTENT, *(f"{name}.{form}" for name in (FIGURE, PICTURE) for form in ("png", "svg"))}
 
 
 def bytes_of(count: int, pixels: int, levels: int = 256) -> torch.Tensor:
@@ -192,7 +192,7 @@ def test_many_copies_of_one_image_take_one_line():
 def test_a_sweep_and_the_data_sets_own_keys(directory, capsys):
     told = lipcert(capsys, "separation", "-m", "dataset.subset=100,200", "output_dir=sweep")
     assert told.status == 0, told.err
-    for job, images in (("0", 100), ("1", 200)):
+    for job, images in (("subset=100", 100), ("subset=200", 200)):
         with Path("sweep", job, ROWS).open() as file:
             assert len(list(csv.DictReader(file))) == images
 

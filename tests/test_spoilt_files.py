@@ -14,6 +14,7 @@ from PIL import Image
 
 from lipcert.api import freeze
 from lipcert.cli.main import run as command_line
+from lipcert.commands.compare import show_table
 from lipcert.configuration import check_trusted
 from lipcert.parts import parts
 from lipcert.runs.directory import RunDirectory
@@ -44,7 +45,16 @@ def test_a_spoilt_batch_size_of_certification(run, capsys):
 
 
 def test_an_unfinished_run_is_not_compared(run, trained, capsys):
-    assert "no finished summary.json in run" in refused(capsys, "compare", run, trained)
+    assert "no finished summary.json in run" in refused(capsys, "compare", run)
+    told = lipcert(capsys, "compare", ".", trained, "output_dir=compared")
+    assert told.status == 0 and told.out.count("clean (%)") == 1
+    assert told.err.startswith("lipcert: left out: no finished summary.json in run: `lipcert train resume=run` goes on")
+    assert told.err.count("\n") == 1
+    capsys.readouterr()
+    show_table([run])  # what a sweep of nothing but failures ends with
+    assert capsys.readouterr() == ("", "")
+    show_table([trained])
+    assert "clean (%)" in capsys.readouterr().out
 
 
 def rewritten(change):

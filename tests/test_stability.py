@@ -18,9 +18,9 @@ from lipcert.analyses.separation.rows import SeparationRow
 from lipcert.analyses.stability.linearised import linearised_norm
 from lipcert.cli import main
 from lipcert.contracts import AttackRow, StabilityRow
-from lipcert.evaluation.arithmetic import exact
 from lipcert.evaluation.load import load_run
 from lipcert.frozen import Network, freeze
+from lipcert.frozen.exact import exact
 from lipcert.frozen.gradients import steepness
 from lipcert.frozen.lipschitz import Walk
 from lipcert.reporting import error_curves
@@ -109,7 +109,7 @@ def test_no_word_of_a_nominal_record_is_certified(run, capsys):
     assert main.run("certify", [f"run={run}"]) == 0
     said += capsys.readouterr().out
     names = [path.name for path in (Path("compared")).iterdir()]
-    assert sorted(names) == ["compare.csv", "compare.md", "curves.png", "errors.png"]
+    assert sorted(names) == ["compare.csv", "compare.md", "curves.png", "curves.svg", "errors.png", "errors.svg"]
     assert "certif" not in said and "certif" not in (Path("compared") / "compare.csv").read_text()
     assert "nominal l2 0.3" in said and "steepest loss gradient" in said and "median distance smallest_pgd" in said
 
@@ -142,7 +142,7 @@ def test_where_there_is_no_product_of_weights_it_is_said_why(tmp_path, capsys, m
     assert summary["kind"] == "proof" and summary["max_jacobian"] == content["max_jacobian"] > 0
     capsys.readouterr()
     assert main.run("compare", [str(path), f"output_dir={tmp_path / 'compared'}"]) == 0
-    assert "steepest loss gradient" in capsys.readouterr().out
+    assert "steepest test images, l2 (no bounds)" in capsys.readouterr().out
 
 
 def test_wrong_requests_are_one_line(run, capsys):
@@ -196,7 +196,7 @@ def test_defences_lie_over_one_another_and_over_the_data(tmp_path):
     figure = error_curves.errors_figure(groups, group_names(groups)[0], beside)
     (axes,) = figure.axes
     assert axes.get_title() == SMALLEST
-    assert [line.get_label() for line in axes.lines] == ["loss.eps=1.0", "loss.eps=3.0", beside.label]
+    assert [line.get_label() for line in axes.lines] == ["eps=1", "eps=3", beside.label]
     alone = error_curves.errors_figure(groups[:1], ["defence"])
     assert [line.get_label() for line in alone.axes[0].lines] == [SMALLEST]
     other = group_by_seed(find_runs([written(tmp_path / "x", configuration())]))

@@ -24,15 +24,16 @@ from lipcert.cli import main
 from lipcert.contracts import AttackRow, CertificateRow
 from lipcert.datasets.split import Split
 from lipcert.errors import CertificateBroken
-from lipcert.evaluation.arithmetic import exact
 from lipcert.evaluation.load import load_run
 from lipcert.frozen import Network, freeze
+from lipcert.frozen.exact import exact
 from lipcert.models.lmt_convnet import LMTConvNet
 from lipcert.runs.directory import RunDirectory
 
 NET = ("model=lmt_convnet", "dataset=digits", "model.channels=[4,8]", "model.kernels=[3,3]", "model.hidden=[16]")
 QUICK = ("analysis=tightness", "attack.images=40", "draws=3")
-FILES = {analysis.ROWS, analysis.CONTENT, analysis.FIGURE, analysis.PICTURE}
+FIGURES = {f"{name}.{form}" for name in (analysis.FIGURE, analysis.PICTURE) for form in ("png", "svg")}
+FILES = {analysis.ROWS, analysis.CONTENT, *FIGURES}
 
 
 @pytest.fixture(scope="module")

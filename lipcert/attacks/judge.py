@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lipcert.attacks.batch import Answer, per_image
-from lipcert.contracts import Norm
+from lipcert.contracts import Attack, Norm
 
 
 class Judged(NamedTuple):
@@ -57,6 +57,19 @@ def judge(
     images = torch.where(per_image(clean_wrong, x), x, images)
     success = _misclassified(answer, images, y)
     return Judged(images, success, distance(norm, images, x).masked_fill(~success, torch.inf))
+
+
+def attempt(attack: Attack, answer: Answer, exact: Answer, x: Tensor, y: Tensor, eps: float | None = None) -> Judged:
+    """The verdict on what `attack` finds on the images `x` in float64 that are classified rightly, at one radius.
+
+    `answer` is attacked, in float32; `exact`, the same classifier in float64, judges. See `judge`.
+    """
+    right = (~judge(exact, x, y, x, attack.norm).success).nonzero()[:, 0]
+    candidate = x.clone()
+    if len(right):
+        radius = None if eps is None else torch.full((len(right),), eps, dtype=x.dtype, device=x.device)
+        candidate[right] = attack(answer, x[right].float(), y[right], radius).double()
+    return judge(exact, x, y, candidate, attack.norm, eps)
 
 
 def _misclassified(answer: Answer, x: Tensor, y: Tensor) -> Tensor:

@@ -1,89 +1,86 @@
-"""What can be chosen on the command line: groups, their options and keys; and which of them a word may mean."""
+"""What can be chosen on the command line: the groups of a command, their options, and the keys of what was chosen."""
 
 from __future__ import annotations
 
-import difflib
-import textwrap
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from lipcert.configuration import nearest
+from lipcert.cli.plugins import scan_plugins
 
-NUMEROUS = 20  # choices: an error does not list more than these
-NOT_OF_TRAIN = ("hydra", "table")
+CONF = Path(import_module("lipcert.conf").__path__[0])
 
 
-def options(group: str, found: Sequence[str] = ()) -> list[str]:
-    """The names that a group takes: the shipped ones, and what else Hydra `found`.
+def options(group: str, config_dir: str | None = None) -> list[str]:
+    """The names that a group takes: the shipped ones, and those of a directory of the user's own.
 
     Names that begin with _ belong to parts of others, and are left out.
     """
-    folder = Path(import_module("lipcert.conf").__path__[0]) / group
-    shipped = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]
-    return sorted(name for name in {*shipped, *found} if not Path(name).name.startswith("_"))
+    found = {
+        path.relative_to(folder).with_suffix("").as_posix()
+        for place in _places(config_dir)
+        if (folder := place / group).is_dir()
+        for path in folder.rglob("*.yaml")
+    }
+    return sorted(name for name in found if not Path(name).name.startswith("_"))
 
 
-def register_for_help() -> None:
-    """Lets the help texts in conf/ say ${options:GROUP} and ${groups:}; with what --config-dir adds."""
-    from omegaconf import OmegaConf
-
-    OmegaConf.register_new_resolver("options", lambda group: ", ".join(options(group, _found(group))), replace=True)
-    OmegaConf.register_new_resolver("groups", lambda: "\n".join(_lines_of_groups()), replace=True)
+def file_of(group: str, option: str, config_dir: str | None = None) -> Path | None:
+    """The file of an option; where both have one, the shipped one counts, as for Hydra. None if there is none."""
+    paths = [place / group / f"{option}.yaml" for place in _places(config_dir)]
+    return next((path for path in paths if path.is_file()), None)
 
 
-def _found(group: str) -> list[str]:
-    """The options of a group that Hydra finds."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    return GlobalHydra.instance().config_loader().get_group_options(group)
+def _places(config_dir: str | None) -> list[Path]:
+    return [CONF, *([Path(config_dir)] if config_dir else [])]
 
 
-def _lines_of_groups(parent: str = "") -> list[str]:
-    """A line a group with its options, the short ones first; but not of those that `lipcert train` does not take."""
-    from hydra.core.global_hydra import GlobalHydra
+class Chosen(NamedTuple):
+    """A configuration as it was chosen.
 
-    lines: list[str] = []
-    for group in GlobalHydra.instance().config_loader().list_groups(parent):
-        if not parent and group in NOT_OF_TRAIN:
-            continue
-        path = f"{parent}/{group}" if parent else group
-        if names := [name for name in _found(path) if not name.startswith("_")]:
-            text = f"{path.replace('/', '=', 1)}{'/...' if parent else ''}: {', '.join(names)}"
-            lines.append(textwrap.fill(text, 116, subsequent_indent="    ", break_on_hyphens=False))
-        lines += _lines_of_groups(path)
-    return sorted(lines, key=lambda line: (line.count("\n"), line))
+    values   every key and group, dotted, with its value before interpolation
+    options  the option of every group; None where it has none
+    """
+
+    values: dict[str, Any]
+    options: dict[str, str | None]
 
 
-def keys(command: str) -> list[str]:
-    """Every key and group of a command's default configuration, dotted."""
+def chosen(command: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> Chosen:
+    """The configuration of `command` with those of the overrides that choose an option of a group.
+
+    Where they do not compose it is the default configuration. Of several values the first one counts.
+    """
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
+    pairs = [override.lstrip("+").partition("=") for override in overrides]
+    choices = [f"{group}={value.partition(',')[0]}" for group, _, value in pairs if value and options(group)]
+    if config_dir and Path(config_dir).is_dir():
+        place = str(Path(config_dir).resolve()).replace("\\", "\\\\").replace("'", "\\'")
+        choices.append(f"hydra.searchpath=['file://{place}']")
+    scan_plugins()
+    at_work = GlobalHydra.instance().hydra  # of a sweep, one of whose jobs failed
     GlobalHydra.instance().clear()
-    with initialize_config_module("lipcert.conf", version_base="1.3"):
-        config = OmegaConf.to_container(compose(command), resolve=False)
-
-    def walk(node: Any, path: str) -> Iterator[str]:
-        for key, value in node.items():
-            yield path + key
-            if isinstance(value, dict):
-                yield from walk(value, f"{path}{key}.")
-
-    return list(walk(config, ""))
-
-
-def nearest_key(key: str, choices: Sequence[str]) -> str:
-    """`nearest` for a dotted key: of its siblings only the last word is compared, for the others agree anyway."""
-    parent, _, last = key.rpartition(".")
-    siblings = {name.rpartition(".")[2]: name for name in choices if name.rpartition(".")[0] == parent}
-    found = difflib.get_close_matches(last, list(siblings), 1, 0.6)
-    return f"; did you mean `{siblings[found[0]]}`?" if found else nearest(key, choices, 0.8)
+    try:
+        with initialize_config_module("lipcert.conf", version_base="1.3"):
+            try:
+                config = compose(command, choices, return_hydra_config=True)
+            except HydraException:
+                config = compose(command, return_hydra_config=True)
+    finally:
+        GlobalHydra.instance().hydra = at_work
+    taken = {group: name for group, name in config.hydra.runtime.choices.items() if not group.startswith("hydra/")}
+    content = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(content, dict)
+    return Chosen(dict(_walk({key: value for key, value in content.items() if key != "hydra"})), taken)
 
 
-def among(word: str, choices: Sequence[str]) -> str:
-    """The nearest choice, and all of them if they are not too many."""
-    listed = ", ".join(choices) if len(choices) <= NUMEROUS else f"{len(choices)}, which --help lists"
-    return f"{nearest(word, choices)} (choices: {listed})"
+def _walk(node: dict[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        yield f"{path}{key}", value
+        if isinstance(value, dict):
+            yield from _walk(value, f"{path}{key}.")

@@ -6,19 +6,26 @@ broke a certificate.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from lipcert.cli.arguments import complete, is_sweep, sort_arguments, value_of
-from lipcert.cli.choices import register_for_help
-from lipcert.cli.compose import ready, scan_plugins
+from lipcert.cli.arguments import complete, config_dir, is_sweep, sort_arguments, value_of
+from lipcert.cli.completion import completion
+from lipcert.cli.compose import ready
+from lipcert.cli.help import help_text
 from lipcert.cli.messages import message
+from lipcert.cli.naming import chosen, job_name
+from lipcert.cli.plugins import scan_plugins
 from lipcert.configuration import nearest
-from lipcert.runs.directory import is_run
+from lipcert.imports import uncollected
 from lipcert.runs.sweep import Sweep
 
 COMMANDS = {
@@ -36,8 +43,9 @@ def usage() -> str:
     """What `lipcert --help` prints."""
     lines = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
     return (
-        f"usage: lipcert COMMAND [group=option] [key=value] [-m] [--cfg job] [--help]\n\n{lines}\n\n"
-        "`lipcert COMMAND --help` lists the groups, their options and the overrides that matter.\n"
+        f"usage: lipcert COMMAND [group=option] [key=value] [-m] [--cfg job] [--help]\n\n{lines}\n"
+        f'  {"completion":<12}what the TAB key completes: eval "$(lipcert completion bash)", or zsh, or fish\n\n'
+        "`lipcert COMMAND --help` lists what a command takes, `lipcert COMMAND --help GROUP` the options of a group.\n"
         "-m runs one job a combination of comma-separated values; --cfg job prints the configuration and stops."
     )
 
@@ -45,6 +53,8 @@ def usage() -> str:
 def main() -> None:
     """The console script."""
     arguments = sys.argv[1:]
+    if {"-h", "--help"} & {*arguments} and hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # lipcert train --help model | head
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return
@@ -56,10 +66,18 @@ def main() -> None:
 
 def run(command: str, arguments: list[str]) -> int:
     """Runs one command and returns the exit status."""
-    if command not in COMMANDS:
-        return fail(f"`{command}` is not a command{nearest(command, list(COMMANDS))} (commands: {', '.join(COMMANDS)})")
+    if command not in (*COMMANDS, "completion"):
+        names = [*COMMANDS, "completion"]
+        return fail(f"`{command}` is not a command{nearest(command, names)} (commands: {', '.join(names)})")
     try:
-        flags, overrides = sort_arguments(arguments)
+        if command == "completion":
+            print(completion(arguments, COMMANDS))
+            return 0
+        flags, overrides = sort_arguments(arguments, command)
+        own = config_dir(flags)
+        if "--help" in flags:
+            print(help_text(command, overrides, own))
+            return 0
         overrides = complete(command, flags, overrides)
     except (ValueError, OSError) as error:
         return explain(error, command)
@@ -73,71 +91,126 @@ def run(command: str, arguments: list[str]) -> int:
         run_jobs(command, statuses)
         if sweep and not statuses and not sweep.jobs():
             return fail("this sweep has no job: does a `glob(...)` match nothing, or a list have no values?")
-    except KeyboardInterrupt:
-        stopped = value_of("resume", overrides) or value_of("output_dir", overrides) or ""
-        begun = command == "train" and is_run(Path(stopped))
-        again = "; the same command goes on" if sweep else f"; `lipcert train resume={stopped}` goes on"
-        return fail("interrupted" + (again if begun or sweep else ""), 130)
-    except SystemExit as end:  # --help
+    except KeyboardInterrupt as stop:
+        again = f"the same command with output_dir={sweep.directory} goes on" if sweep else str(stop)
+        return fail(f"interrupted; {again}" if again else "interrupted", 130)
+    except SystemExit as end:  # of a flag of Hydra's
         return int(end.code or 0)
     except Exception as error:
-        return explain(error, command)
+        if not getattr(error, "explained", False):
+            statuses.append(explain(error, command, "", overrides, own))
     finally:
         if sweep:
             sweep.tidy()
+            with contextlib.suppress(OSError):  # of what is not empty
+                Path("outputs", command).rmdir()
+                Path("outputs").rmdir()
+    if sweep and command == "train":
+        statuses.append(show_sweep(sweep))
     return max(statuses, default=0)
+
+
+def show_sweep(sweep: Sweep) -> int:
+    """The table of the finished runs of a sweep; returns the exit status."""
+    try:
+        import_module("lipcert.commands.compare").show_table([sweep.directory])
+    except Exception as error:
+        return explain(error, "compare")
+    return 0
 
 
 def run_jobs(command: str, statuses: list[int]) -> None:
     """Runs the command's job, or a sweep of them, under Hydra.
 
-    A job that fails in this process is reported at once and adds its exit status; the sweep goes on. In another process
-    (a launcher's) it raises, as the launcher expects.
+    A job that fails in this process is reported at once and adds its exit status; the sweep goes on. It raises in
+    another process (a launcher's), and under a sweeper that waits for its objective, as both expect.
     """
     import hydra
+    from hydra.core.hydra_config import HydraConfig
 
     process = os.getpid()
 
-    def job(config) -> None:
-        number = job_number()
+    def job(config) -> float | list[float] | None:
+        at = place_in_sweep()
         try:
-            run_job(command, config, number)
+            found = run_job(command, config, at)
             statuses.append(0)
+            return found
         except Exception as error:
             if os.getpid() != process:
                 raise
-            statuses.append(explain(error, command, f"job {number}: " if number is not None else ""))
+            statuses.append(explain(error, command, f"job {at.number}: " if at else "", written_of(HydraConfig.get())))
+            if at and at.searched:
+                error.explained = True  # type: ignore[attr-defined]
+                raise
+            return None
 
     scan_plugins()
-    register_for_help()
     hydra.main(version_base="1.3", config_path="pkg://lipcert.conf", config_name=command)(job)()
 
 
-def run_job(command: str, config, number: str | None) -> None:
-    """Runs one job; one of a sweep goes on where it was, if it was begun before."""
-    module = import_module(f"lipcert.commands.{command}")
-    settings = ready(config, command, module.run)
-    if number is not None and settings.get("output_dir") is not None:
-        directory = Sweep(settings["output_dir"], command).claim(settings, number)
-        if command == "train":
-            module.begin_or_resume(directory, settings)
-            return
-        settings["output_dir"] = str(directory)
-    module.run(**settings)
+class InSweep(NamedTuple):
+    """A sweep's job: its number, what tells it from the others, whether its sweeper waits for an objective."""
+
+    number: int
+    name: str
+    searched: bool
 
 
-def job_number() -> str | None:
-    """The number of a sweep's job; None for a job by itself."""
+def run_job(command: str, config: Any, at: InSweep | None) -> float | list[float] | None:
+    """Runs one job; one of a sweep goes on where it was, if it was begun before. Returns the objective, if it is due.
+
+    ValueError where a configuration sends Hydra's files elsewhere.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra_config = HydraConfig.get()
+    with uncollected():
+        module = import_module(f"lipcert.commands.{command}")
+    same = hydra_config.job.config.override_dirname.exclude_keys if at else ()
+    written = chosen(written_of(hydra_config), same)
+    settings = ready(config, command, module.run, hydra_config.runtime.choices, written)
+    elsewhere = at and hydra_config.sweep.dir != settings.get("output_dir")
+    if elsewhere or hydra_config.run.dir != "." or hydra_config.sweep.subdir != ".":
+        raise ValueError("`hydra.run.dir` and `hydra.sweep` can't be configured: say output_dir=PATH")
+    if at is None or settings.get("output_dir") is None:
+        module.run(**settings)
+        return None
+    directory = Sweep(settings["output_dir"], command).claim(settings, at.name)
+    if command != "train":
+        module.run(**{**settings, "output_dir": str(directory)})
+        return None
+    return module.run_in_sweep(directory, settings, at.searched)
+
+
+def place_in_sweep() -> InSweep | None:
+    """Where the job that runs stands in its sweep; None for a job by itself."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     hydra_config = HydraConfig.get()
-    return str(hydra_config.job.num) if hydra_config.mode == RunMode.MULTIRUN else None
+    if hydra_config.mode != RunMode.MULTIRUN:
+        return None
+    name = job_name(written_of(hydra_config), hydra_config.job.config.override_dirname.exclude_keys)
+    return InSweep(hydra_config.job.num, name, not hydra_config.sweeper._target_.endswith(".BasicSweeper"))
 
 
-def explain(error: Exception, command: str, where: str = "") -> int:
-    """Prints what went wrong in one line if the user can mend it, else with its traceback; returns the exit status."""
-    shown = message(error, command)
+def written_of(hydra_config: Any) -> list[str]:
+    """The overrides of the job that runs, as they were written."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(hydra_config.overrides.task, resolve=False)  # type: ignore[return-value]
+
+
+def explain(
+    error: Exception, command: str, where: str = "", written: Sequence[str] = (), own: str | None = None
+) -> int:
+    """Prints what went wrong in one line if the user can mend it, else with its traceback; returns the exit status.
+
+    where    what the line begins with
+    written  the overrides, and `own` the directory of options of the user's own
+    """
+    shown = message(error, command, written, own)
     if shown is None:
         traceback.print_exception(error)
         return 1

@@ -16,6 +16,7 @@ def run(
     *,
     run: str,
     certificate: dict | None,
+    split: Literal["test", "val", "train"],
     analysis: Literal["tightness", "stability"] | None,
     attack: dict | None,
     draws: int,
@@ -32,13 +33,15 @@ def run(
     `attack`, `draws` and `noise` are the analysis's.
     """
     check_device(device)
+    if analysis and split != "test":
+        raise ValueError(f"`analysis`={analysis} is of the test images: leave out split={split}")
     directory = Path(run)
-    loaded = load_run(directory, data_dir=data_dir, trust=trust)
+    loaded = load_run(directory, data_dir=data_dir, trust=trust, splits=(split,))
     if analysis == "tightness":
         settings = tightness.Settings(attack, draws, noise, seed, device, batch_size)
         settings.check(loaded.network.norm, certificate or loaded.config["certificate"])
     with loaded.directory.writing("certify"):
-        bound = certify(loaded, certificate=certificate, device=device, batch_size=batch_size)
+        bound = certify(loaded, certificate=certificate, split=split, device=device, batch_size=batch_size)
         write_record(loaded.directory)
         if analysis == "stability":
             stability.analyse(loaded, device=device, batch_size=batch_size)

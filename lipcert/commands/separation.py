@@ -12,21 +12,24 @@ from lipcert.analyses.separation.distances import separation
 from lipcert.analyses.separation.figures import pair_figure, separation_figure
 from lipcert.analyses.separation.rows import ROWS, SeparationRow, separation_table
 from lipcert.configuration import build
-from lipcert.evaluation.arithmetic import exact_arithmetic
 from lipcert.files import as_json, write_atomic
-from lipcert.reporting.plotting import png
+from lipcert.frozen.exact import exact_arithmetic
+from lipcert.reporting.plotting import drawn
+from lipcert.runs.naming import clean, free_directory
 from lipcert.runs.rows import format_rows, header
 from lipcert.training.devices import check_device
 
-CONTENT, FIGURE, PICTURE = "separation.json", "separation.png", "separation_picture.png"
+CONTENT, FIGURE, PICTURE = "separation.json", "separation", "separation_picture"  # the last two .png and .svg
 
 
-def run(*, dataset: dict, device: str, batch_size: int, seed: int, data_dir: str | None, output_dir: str) -> None:
+def run(
+    *, dataset: dict, device: str, batch_size: int, seed: int, data_dir: str | None, output_dir: str | None
+) -> None:
     """The command: compares the training images of `dataset` and writes one row for each, the numbers and two pictures.
 
     Indices are those of the training set as it is loaded."""
     check_device(device)
-    directory = Path(output_dir)
+    directory = Path(output_dir or "outputs/separation")
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"`output_dir`: {directory} is a file")
     data = build(dataset)
@@ -58,11 +61,14 @@ def run(*, dataset: dict, device: str, batch_size: int, seed: int, data_dir: str
     }
     pair = [image.double().div(255).numpy() for image in images[list(found.pair)]]
     try:
+        if output_dir is None:
+            directory = free_directory(directory, clean(data.name))
         directory.mkdir(parents=True, exist_ok=True)
         write_atomic(directory / ROWS, header(SeparationRow) + format_rows(SeparationRow, rows))
         figure = separation_figure(rows, found.distance, f"{data.name}: how near another label is")
-        write_atomic(directory / FIGURE, png(figure))
-        write_atomic(directory / PICTURE, png(pair_figure(pair, content)))
+        pictures = drawn(figure, FIGURE) | drawn(pair_figure(pair, content), PICTURE)
+        for name, picture in pictures.items():
+            write_atomic(directory / name, picture)
         write_atomic(directory / CONTENT, as_json(content))
     except OSError as error:
         raise ValueError(f"`output_dir`: {directory} cannot be written ({error.strerror or error})") from None

@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-import copy
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
-from torch import nn
 
 from lipcert.configuration import build, check, check_call, radii
-from lipcert.datasets import batches
 from lipcert.datasets.split import Dataset
-from lipcert.errors import CAUSED_BY_VALUES, blamed, one_line
-from lipcert.evaluation.arithmetic import exact_arithmetic
 from lipcert.evaluation.attack import attack_run
 from lipcert.evaluation.certify import certify
 from lipcert.evaluation.freeze import freeze_run
 from lipcert.evaluation.load import LoadedRun, build_dataset, check_data, fingerprints, read_network
+from lipcert.evaluation.objective import check_objective, measure
 from lipcert.evaluation.record import show, write_record
 from lipcert.files import write_atomic
 from lipcert.frozen import freeze
+from lipcert.frozen.exact import exact_arithmetic
+from lipcert.imports import uncollected
 from lipcert.runs.config import AlreadyExists, make_directory, read_config, write_config
 from lipcert.runs.directory import RunDirectory, is_run
 from lipcert.runs.find import is_finished
 from lipcert.runs.layout import CONFIG, LABEL_NOISE
+from lipcert.runs.naming import clean, free_directory
 from lipcert.training import ranks
 from lipcert.training.devices import check_trainer, is_first_node
-from lipcert.training.fit import is_trained, make_optimizer, prepare
+from lipcert.training.extend import extended, lengthen
+from lipcert.training.loggers import logging
+from lipcert.training.monitor import check_monitor
+from lipcert.training.preparation import is_trained, make_optimizer, prepare
+from lipcert.training.trial import try_out, try_precision
 
 # What the command takes besides, and config.yaml does not keep.
-NOT_KEPT: dict[str, Any] = {"training": {}, "output_dir": "", "data_dir": "", "resume": None, "trust": False}
+NOT_KEPT: dict[str, Any] = {
+    "training": {},
+    "output_dir": "",
+    "data_dir": "",
+    "resume": None,
+    "extend": None,
+    "trust": False,
+    "objective": None,
+}
+MOST_CHARACTERS = 64  # of a tag
+LABELS = ("name", "tags", "chosen")  # of a run, in its configuration: they say nothing of what it computes
 
 
 def run(
@@ -47,21 +60,35 @@ def run(
     training: dict,
     eps: list[float],
     seed: int,
-    output_dir: str,
+    name: str,
+    tags: list[str],
+    chosen: dict,
+    monitor: dict,
+    logger: dict | None,
+    output_dir: str | None,
     data_dir: str | None,
     resume: str | None,
+    extend: int | None,
     trust: bool,
-) -> None:
-    """The command. With `resume`, all but `trust` comes from that run's own configuration.
+    objective: str | list[str] | None,
+) -> Path:
+    """The command. With `resume`, all but `trust` and `extend` comes from that run's own configuration.
 
-    `training` and `data_dir` are what other keys refer to: they stand in these by now.
+    `training` and `data_dir` are what other keys refer to: they stand in these by now. `chosen` is what tells
+    the run from others, as written, and `objective` what a sweep asks for, see `run_in_sweep`.
+
+    Returns the run's directory.
     """
     if resume is not None:
-        resume_run(Path(resume), trust)
-        return
-    if "_target_" not in (attack or {}):  # attack=none, perhaps with keys that a recipe sets for its own attack
-        attack = None
+        resume_run(Path(resume), trust, extend=extend)
+        return Path(resume)
+    if extend is not None:
+        raise ValueError(f"`extend`={extend} makes a run longer: say which, as in resume=RUN extend={extend}")
+    check_name(name)
     config = {
+        "name": name,
+        "tags": tags,
+        "chosen": chosen,
         "seed": seed,
         "eps": eps,
         "dataset": dataset,
@@ -70,20 +97,41 @@ def run(
         "optimizer": optimizer,
         "schedule": schedule,
         "certificate": certificate,
-        "attack": attack,
+        "attack": or_none(attack),
         "trainer": trainer,
+        "monitor": monitor,
+        "logger": or_none(logger),
     }
     check_call(training_choices, training, "training", called="conf/training")
     data = preflight(config)
-    directory = Path(output_dir)
+    if output_dir is None and trainer["num_nodes"] > 1:
+        raise ValueError("`output_dir` must be given where several nodes share it: output_dir=PATH")
     if not is_first_node(trainer["num_nodes"]):
-        ranks.train(RunDirectory(directory), config, data)
-        return
-    make_directory(directory)
+        ranks.train(RunDirectory(str(output_dir)), config, data)
+        return Path(str(output_dir))
+    directory = make_directory(Path(output_dir)) if output_dir else free_directory(Path("outputs/train"), name)
     new = RunDirectory(directory)
     with new.writing("train"):
         write_config(new, config, fingerprints(data))
         finish(new, config, data)
+    return directory
+
+
+def or_none(node: dict | None) -> dict | None:
+    """A part that may be left out: null of attack=none, which may have keys that a recipe sets for its own attack."""
+    return node if "_target_" in (node or {}) else None
+
+
+def check_name(name: str) -> None:
+    """ValueError where a directory can't be called so."""
+    if not name or name != clean(name):
+        raise ValueError(f"`name` may have letters, digits and . _ = + - in it, and not too many of them, got {name!r}")
+
+
+def check_tags(tags: list[str]) -> None:
+    """ValueError for a tag that is too long for a column, or there twice."""
+    if any(not 0 < len(tag) <= MOST_CHARACTERS or not tag.isprintable() for tag in tags) or len(set(tags)) < len(tags):
+        raise ValueError(f"`tags` must be words of at most {MOST_CHARACTERS} characters, each once, got {tags}")
 
 
 def training_choices(
@@ -98,33 +146,50 @@ def training_choices(
     """What the group `training` may say; conf/train.yaml explains it."""
 
 
-def resume_run(directory: Path, trust: bool, download: bool | None = None) -> None:
+def resume_run(directory: Path, trust: bool, download: bool | None = None, extend: int | None = None) -> None:
     """Goes on where a run was stopped; a finished one is left alone, and says so.
 
     trust     whether its configuration may name code outside lipcert
     download  whether missing data may be downloaded; None: if it is trusted
+    extend    by how many epochs the training is made longer first
     """
     download = trust if download is None else download
     config = read_config(directory, "resume", trust)
-    check_call(run, {**config, **NOT_KEPT}, called=CONFIG)
+    check_call(run, {**{key: config[key] for key in config if key != "extended"}, **NOT_KEPT}, called=CONFIG)
     check(config)
     check_call(check_trainer, config["trainer"], "trainer", called="conf/trainer")
     if not is_first_node(config["trainer"]["num_nodes"]):
         ranks.train(RunDirectory(directory), config, preflight(config, download))
         return
     stopped = RunDirectory(directory)
-    if not is_finished(stopped):
+    if extend is not None or not is_finished(stopped):
         with stopped.writing("train"):
-            if not is_finished(stopped):  # whoever held the lock before may have finished it
-                data = preflight(config, download)
+            if extend is not None or not is_finished(stopped):  # who held the lock before may have finished it
+                longer = extended(stopped, config, extend) if extend is not None else config
+                data = preflight(longer, download)
                 check_data(stopped, data, ("train", "val", "test"))
-                finish(stopped, config, data)
+                if extend is not None:
+                    lengthen(stopped, longer)
+                finish(stopped, longer, data)
                 return
     print(f"{directory} is finished: nothing to resume")
 
 
+def run_in_sweep(directory: Path, settings: dict[str, Any], searched: bool) -> float | list[float] | None:
+    """Runs a job of a sweep, or goes on with it if it was begun before, by this process or another one.
+
+    searched  whether its sweeper looks for the best values, and waits for the objective
+
+    Returns the objective: what `settings["objective"]` asks for, of the validation images; None where nobody waits.
+    """
+    if searched:
+        check_objective(settings["objective"], settings["dataset"])
+    begin_or_resume(directory, settings)
+    return measure(directory, settings["objective"]) if searched else None
+
+
 def begin_or_resume(directory: Path, settings: dict[str, Any]) -> None:
-    """Runs a job of a sweep, or goes on with it if it was begun before, by this process or another one."""
+    """Runs what is not begun yet, else goes on with it."""
     if not is_run(directory):
         try:
             run(**{**settings, "output_dir": str(directory)})
@@ -141,27 +206,35 @@ def resume_same(directory: Path, settings: dict[str, Any]) -> None:
     What its configuration names is then what the command line names, and as trusted.
     """
     config = read_config(directory, "output_dir", trust=True)
-    due = {**settings, "attack": settings["attack"] if "_target_" in (settings["attack"] or {}) else None}
-    if different := [key for key in config if config[key] != due.get(key)]:
+    due = {**settings, **{part: or_none(settings[part]) for part in ("attack", "logger")}}
+    if different := [key for key in config if key not in LABELS and config[key] != due.get(key)]:
         raise ValueError(f"`output_dir`: {directory} is a run of another `{different[0]}`: give another directory")
     resume_run(directory, trust=True)
 
 
 def finish(directory: RunDirectory, config: dict[str, Any], dataset: Dataset) -> None:
-    """All stages from wherever the run is: each picks up what it finds in the directory, whose lock is held."""
+    """All stages from wherever the run is: each picks up what it finds in the directory, whose lock is held.
+
+    A KeyboardInterrupt that says how the run goes on, where somebody stops it.
+    """
     Console().print(f"run: {directory}", soft_wrap=True, highlight=False)
-    ranks.train(directory, config, dataset)
-    freeze_run(directory, config, dataset)
-    keep_label_noise(directory, dataset)
-    loaded = LoadedRun(directory, config, read_network(directory), dataset)
-    device = "cuda" if check_trainer(**config["trainer"]) == "gpu" else "cpu"
-    certify(loaded, device=device)
-    if config["attack"]:
-        attack_run(loaded, config["attack"], device=device)
-    write_record(directory, finished=True)
+    try:
+        with logging(directory.path, config) as logger:
+            ranks.train(directory, config, dataset, logger)
+            freeze_run(directory, config, dataset)
+            keep_label_noise(directory, dataset)
+            loaded = LoadedRun(directory, config, read_network(directory), dataset)
+            device = "cuda" if check_trainer(**config["trainer"]) == "gpu" else "cpu"
+            certify(loaded, device=device)
+            if config["attack"]:
+                attack_run(loaded, config["attack"], device=device)
+            write_record(directory, finished=True, logger=logger)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"`lipcert train resume={directory}` goes on") from None
     show(directory)
 
 
+@uncollected()  # it imports much
 def preflight(config: dict[str, Any], download: bool = True) -> Dataset:
     """Builds every part once before anything is written: what can't be built is an error that leaves no trace.
 
@@ -178,6 +251,11 @@ def preflight(config: dict[str, Any], download: bool = True) -> Dataset:
     settings = config["trainer"]
     check_call(check_trainer, settings, "trainer", called="conf/trainer")
     check_trainer(**settings)
+    check_call(check_monitor, config["monitor"], "monitor", called="`monitor`")
+    check_monitor(**config["monitor"])
+    check_tags(config["tags"])
+    if config["logger"]:
+        build(config["logger"])
     is_first_node(settings["num_nodes"])
     dataset = build_dataset(config["dataset"], download)
     network = build(config["model"], input_shape=dataset.input_shape, num_classes=dataset.num_classes)
@@ -207,39 +285,8 @@ def preflight(config: dict[str, Any], download: bool = True) -> Dataset:
         schedule.apply(schedule.epochs, model=network)
         with exact_arithmetic():
             certificate(freeze(network, dataset.input_shape, getattr(network, "norm", "l2")))
+    import_module("lipcert.training.fit")  # Lightning takes seconds, so it comes last; it may not fit torchvision
     return dataset
-
-
-def try_out(network: nn.Module, name: str, dataset: Dataset) -> None:
-    """ValueError if the classifier can't take the data set's images, or answers in another form than logits (B, K)."""
-    with torch.no_grad():
-        try:
-            logits = network.eval()(torch.zeros(2, *dataset.input_shape))
-        except CAUSED_BY_VALUES as error:
-            raise blamed(f"`model`: {name} fails on images of shape {dataset.input_shape}", error) from error
-    shape = tuple(getattr(logits, "shape", ()))
-    if shape != (2, dataset.num_classes):
-        due = f"`model`: {name} must give logits of shape (2, {dataset.num_classes}) for 2 images"
-        raise ValueError(f"{due}, got {shape}")
-
-
-def try_precision(network: nn.Module, loss: nn.Module, dataset: Dataset, accelerator: str, precision: str) -> None:
-    """ValueError if a step of training fails in a precision other than float32; the parts are copied for it."""
-    device = "cuda" if accelerator == "gpu" else "cpu"
-    dtype = {"64-true": torch.float64, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}[precision]
-    model, loss = copy.deepcopy((network, loss))
-    x, y = next(iter(batches(dataset.train.head(2), 2, device=device)))
-    mixed = precision != "64-true"
-    try:
-        if not mixed:
-            model, loss, x = model.double(), loss.double(), x.double()
-        model, loss = model.to(device).train(), loss.to(device).train()
-        with torch.autocast(device, dtype, enabled=mixed):
-            value = loss(model, x, y)["loss"]
-        value.backward()
-    except CAUSED_BY_VALUES as error:
-        what = f"`trainer.precision`: this model and loss can't be trained in {precision}, take 32-true"
-        raise ValueError(f"{what} ({one_line(error)})") from error
 
 
 def keep_label_noise(directory: RunDirectory, dataset: Dataset) -> None:

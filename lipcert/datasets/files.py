@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.functional import center_crop, resize
 
 from lipcert.datasets.checks import check
 from lipcert.errors import one_line
@@ -81,6 +80,8 @@ class ImageFiles(Dataset):
             side = max(self.size)
             if height * width * (side / min(height, width)) ** 2 > MOST_PIXELS:
                 raise ValueError(f"{path} is {height} x {width}, which is too narrow to be scaled to {side} x {side}")
+            from torchvision.transforms.functional import center_crop, resize  # a second, which few data sets need
+
             image = center_crop(resize(image, [side]), list(self.size))
         elif (height, width) != self.size:
             sizes = f"{height} x {width}, but the first image {self.size[0]} x {self.size[1]}"

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Set
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from lipcert.attacks.judge import Judged, distance, judge
+from lipcert.attacks.judge import Judged, attempt, distance, judge
 from lipcert.configuration import build, check
 from lipcert.contracts import Attack, AttackRow, Kind, Norm
 from lipcert.errors import CertificateBroken
-from lipcert.evaluation.arithmetic import exact_arithmetic
 from lipcert.evaluation.load import LoadedRun
 from lipcert.frozen import Network
+from lipcert.frozen.exact import exact_arithmetic
+from lipcert.progress import Progress
 from lipcert.runs import counterexamples
 from lipcert.runs.directory import RunDirectory
 from lipcert.runs.layout import ATTACK_FACTS, ATTACKED, ATTACKS, COUNTEREXAMPLES
@@ -148,17 +146,17 @@ class Attacking:
         """
         self.retry_saved()
         count, label = len(self.images), self.attack.label
-        with progress() as bar:
-            task = bar.add_task(label, total=count * len(radii))
-            for eps in radii:
-                bar.update(task, description=label if eps is None else f"{label} at {eps:g}")
+        with Progress(label, count * len(radii)) as shown:
+            for number, eps in enumerate(radii):
+                shown.move(number * count, label if eps is None else f"{label} at {eps:g}")
                 for start in range(0, count, self.attack.batch_size):
                     block = range(start, min(start + self.attack.batch_size, count))
                     if index := [i for i in block if (i, eps) not in done]:
                         judged = self.attack_batch(index, eps)
                         append(self.rows(index, eps, judged))
                         self.hold(index, judged, label)
-                    bar.advance(task, len(block))
+                    shown.move(number * count + block.stop)
+                    shown.tell()
 
     def clean(self, index: list[int]) -> tuple[Tensor, Tensor]:
         """The images in float64 and their labels."""
@@ -167,13 +165,7 @@ class Attacking:
 
     def attack_batch(self, index: list[int], eps: float | None) -> Judged:
         """The attack's candidates for these images, judged by the exact network."""
-        x, y = self.clean(index)
-        right = (~judge(self.exact, x, y, x, self.attack.norm).success).nonzero()[:, 0]
-        candidate = x.clone()
-        if len(right):
-            radius = None if eps is None else torch.full((len(right),), eps, dtype=x.dtype, device=x.device)
-            candidate[right] = self.attack(self.network, x[right].float(), y[right], radius).double()
-        return judge(self.exact, x, y, candidate, self.attack.norm, eps)
+        return attempt(self.attack, self.network, self.exact, *self.clean(index), eps)
 
     def rows(self, index: list[int], eps: float | None, judged: Judged) -> list[AttackRow]:
         """What was found of each image."""
@@ -231,13 +223,3 @@ class Attacking:
                 candidate = torch.from_numpy(found.image)[None].to(x.device)
                 judged = judge(self.exact, x, y, candidate, self.attack.norm)
                 self.hold([found.index], judged, found.attack, keep=False)
-
-
-@contextmanager
-def progress():
-    """A progress bar on stderr, where that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    times = (TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, *times, console=console, disable=not console.is_terminal) as bar:
-        yield bar

@@ -12,18 +12,23 @@ from lipcert.frozen import freeze
 from lipcert.frozen.file import TENSORS, TEXT, save
 from lipcert.runs.checkpoint import load_checkpoint, load_weights
 from lipcert.runs.directory import RunDirectory
-from lipcert.runs.layout import CHECKPOINT, NETWORK
+from lipcert.runs.layout import CHECKPOINT, NETWORK, TRAINING
 
 
 def freeze_run(run: RunDirectory, config: dict[str, Any], dataset: Dataset) -> None:
-    """Writes the network that a run's training ended with. ValueError where its checkpoint does not fit its config."""
-    model = rebuild(run, config, dataset)
+    """Writes the network that a run's training ended with, and how many parameters were trained for how many epochs.
+
+    ValueError where its checkpoint does not fit its config.
+    """
+    model, epochs = rebuild(run, config, dataset)
+    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    run.write_json(TRAINING, {"parameters": parameters, "epochs": epochs})
     save(freeze(model, dataset.input_shape, getattr(model, "norm", "l2")), run / NETWORK)
     run.register(f"{NETWORK}/{TEXT}", f"{NETWORK}/{TENSORS}")
 
 
-def rebuild(run: RunDirectory, config: dict[str, Any], dataset: Dataset) -> nn.Module:
-    """The classifier of a run's checkpoint, in evaluation mode, with its schedule where it was.
+def rebuild(run: RunDirectory, config: dict[str, Any], dataset: Dataset) -> tuple[nn.Module, int]:
+    """The classifier of a run's checkpoint, in evaluation mode, with its schedule where it was; the epochs that it had.
 
     What the classifier is comes from the run's configuration, and only its weights from the checkpoint. ValueError
     where they do not fit, or are not finite.
@@ -40,4 +45,4 @@ def rebuild(run: RunDirectory, config: dict[str, Any], dataset: Dataset) -> nn.M
     if not all(value.isfinite().all() for value in weights.values()):
         raise ValueError("the checkpoint's weights are not all finite: it is of a training that diverged")
     build(config["schedule"]).apply(checkpoint["epochs_done"], model=model)
-    return model.eval()
+    return model.eval(), checkpoint["epochs_done"]

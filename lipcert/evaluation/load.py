@@ -25,11 +25,14 @@ class LoadedRun(NamedTuple):
     dataset: Dataset
 
 
-def load_run(directory: str | Path, *, data_dir: str | None = None, trust: bool = False) -> LoadedRun:
+def load_run(
+    directory: str | Path, *, data_dir: str | None = None, trust: bool = False, splits: tuple[str, ...] = ("test",)
+) -> LoadedRun:
     """A run as it is certified and attacked. Nothing that it names is imported but our own parts, nothing downloaded.
 
     data_dir  where the data lies, if no longer where the run found it
     trust     whether its configuration may name code outside lipcert
+    splits    whose images are looked at: they must be those that the run was made with
 
     Raises ValueError, in one line, where there is no run, its training has not ended, a file is damaged, or the data is
     not what it was trained with.
@@ -46,7 +49,7 @@ def load_run(directory: str | Path, *, data_dir: str | None = None, trust: bool 
             f"the network of {run} takes images of {network.shape} to {network.classes} classes, but its data "
             f"set has {due[0]} and {due[1]}"
         )
-    check_data(run, dataset, ("test",))
+    check_data(run, dataset, splits)
     return LoadedRun(run, config, network, dataset)
 
 

@@ -1,4 +1,4 @@
-"""The record of a run: summary.json, curves.png, TensorBoard, the table on the terminal; all queries on its rows."""
+"""The record of a run: summary.json, its curves, TensorBoard, the table on the terminal; all queries on its rows."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from lipcert.contracts import Logger
 from lipcert.reporting.curves import run_figure
-from lipcert.reporting.plotting import png
+from lipcert.reporting.plotting import drawn
 from lipcert.reporting.run_table import layer_table, run_table
+from lipcert.reporting.terminal import console
 from lipcert.runs import tensorboard
 from lipcert.runs.config import read_config
 from lipcert.runs.counterexamples import check_unbroken
 from lipcert.runs.directory import RunDirectory
-from lipcert.runs.find import is_finished
-from lipcert.runs.layout import ATTACK_FACTS, CURVES, SUMMARY
-from lipcert.runs.results import read_facts, read_results
+from lipcert.runs.find import is_finished, title_of
+from lipcert.runs.layout import ATTACK_FACTS, CERTIFICATE_FACTS, CURVES, SUMMARY, TRAINING
+from lipcert.runs.metrics import read_metrics
+from lipcert.runs.results import Results, read_facts, read_results
 from lipcert.runs.summary import summary
 
 PACKAGES = ("lipcert", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "foolbox", "numpy")
 
 
-def write_record(run: RunDirectory, finished: bool | None = None) -> None:
-    """Rewrites summary.json, curves.png and the TensorBoard entries of a run whose lock is held, from its rows.
+def write_record(run: RunDirectory, finished: bool | None = None, logger: Logger | None = None) -> None:
+    """Rewrites summary.json, the curves and the TensorBoard entries of a run whose lock is held, from its rows.
 
     finished  whether the run is; None: as its record said before, so that certifying a run that was stopped in training
               does not hide that it was
+    logger    what shows the record too; None: TensorBoard, where the run asks for it
 
     What is not whole is left out, and named on stderr. CertificateBroken where an attack's distance lies within a
     certified radius: such a record is not written.
@@ -52,26 +54,49 @@ def write_record(run: RunDirectory, finished: bool | None = None) -> None:
         eps=config["eps"],
         seconds={"train": training_seconds(run.path), **{name: facts["seconds"] for name, facts in attacks.items()}},
         environment=environment(config["seed"], device),
+        training=training_facts(run),
+        splits={split: found for split in ("val", "train") if (found := other_results(run, split))},
         finished=finished,
     )
-    curves = png(run_figure(rows, results.attacks, rows[0].norm, run.path.resolve().name))
-    run.replace(CURVES, curves)
-    tensorboard.write_record(run.path, config, content, curves)
+    figure = run_figure(rows, results.attacks, rows[0].norm, title_of(run.path, config))
+    pictures = drawn(figure, CURVES)
+    for name, picture in pictures.items():
+        run.replace(name, picture)
+    if shown := logger or tensorboard.of_run(run.path, config):
+        shown.record(content, pictures[f"{CURVES}.png"])
     run.write_json(SUMMARY, content)  # last: a run that has it is finished
 
 
 def show(run: RunDirectory, layers: bool = False) -> None:
     """The final table on the terminal; with `layers`, the bound layer by layer before it."""
-    console, content = Console(), run.read_json(SUMMARY)
+    terminal, content = console(), run.read_json(SUMMARY)
     if layers and (table := layer_table(content)):
-        console.print(table)
-    console.print(run_table(content))
-    console.print(f"record: {run}", soft_wrap=True, highlight=False)
+        terminal.print(table)
+    terminal.print(run_table(content))
+    terminal.print(f"record: {run}", soft_wrap=True, highlight=False)
 
 
 def training_seconds(directory: Path) -> float:
     """The wall time of all epochs that a run has logged."""
-    return sum(float(row["seconds"]) for row in tensorboard.read_metrics(directory))
+    return sum(float(row["seconds"]) for row in read_metrics(directory))
+
+
+def other_results(run: RunDirectory, split: str) -> Results | None:
+    """What is whole of images that are not the test images; None where nothing is."""
+    found = read_results(run, split) if read_facts(run, CERTIFICATE_FACTS, split) else None
+    return found if found and found.certificates else None
+
+
+def training_facts(run: RunDirectory) -> dict[str, int]:
+    """{parameters, epochs} of a run; {} of one that has no training.json, or a damaged one, which is said on stderr."""
+    if not run.has(TRAINING):
+        return {}
+    try:
+        facts = run.read_json(TRAINING)
+    except ValueError as error:
+        print(f"lipcert: {error}", file=sys.stderr)
+        return {}
+    return {key: value for key, value in facts.items() if type(value) is int}
 
 
 def environment(seed: int, device: str) -> dict[str, Any]:

@@ -21,11 +21,12 @@ from lipcert.frozen.ops.linear import Linear
 TOLERANCE = 1e-9  # of the largest logit: two orders of summation differ by far less, another function by far more
 
 
-def freeze(module: nn.Module, shape: Shape, norm: Norm | str = Norm.L2) -> Network:
+def freeze(module: nn.Module, shape: Shape, norm: Norm | str = Norm.L2, program: Program | None = None) -> Network:
     """The network that `module` computes in evaluation mode on images of `shape`, to be certified in `norm`.
 
     Its constants are in float64. The module stays as it is, and nothing of it is reachable from the network: hooks,
-    counters and buffers of the module can no longer change what the network computes.
+    counters and buffers of the module can no longer change what the network computes. A `program` that was captured of
+    the module before, when it had other weights, saves most of the time.
 
     Raises Refused (a ValueError), which names the layer and the way out, where the module computes what is not in the
     table of operations; ValueError where the network and the module do not agree on random images.
@@ -33,7 +34,7 @@ def freeze(module: nn.Module, shape: Shape, norm: Norm | str = Norm.L2) -> Netwo
     if not isinstance(module, nn.Module):
         raise ValueError(f"`freeze` takes a torch.nn.Module, not {type(module).__name__}")
     exact = double_copy(getattr(module, "_orig_mod", module))  # what torch.compile has wrapped
-    program = capture(exact, tuple(shape), torch.float64)
+    program = program or capture(exact, tuple(shape), torch.float64)
     network = Network(tuple(shape), with_claims(program, exact), Norm(norm))
     compare(network, exact)
     return network

@@ -22,7 +22,6 @@ class _RowSum(torch.autograd.Function):
     product, where autograd would compute two matrix products at three times the cost."""
 
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)
     def forward(ctx, w: Tensor) -> Tensor:
         gram = w @ w.mT
         sums, row = gram.abs().sum(-1).max(-1)
@@ -31,7 +30,6 @@ class _RowSum(torch.autograd.Function):
         return sums
 
     @staticmethod
-    @torch.amp.custom_bwd(device_type="cuda")
     def backward(ctx, grad: Tensor) -> Tensor:
         w, row, signs = ctx.saved_tensors  # signs (..., 1, m)
         at = row[..., None, None]
@@ -61,13 +59,15 @@ def gram_penalty(w: Tensor, gram: str = "smaller") -> Tensor:
 
 
 def _of_gram(w: Tensor, gram: str, of_rows: Callable[[Tensor], Tensor]) -> Tensor:
-    """`of_rows`, a function of the rows of W, for W or Wᵀ as `gram` says."""
-    if gram == "min":
-        return torch.minimum(of_rows(w), of_rows(w.mT))
-    if gram not in ("smaller", "rows", "cols"):
+    """`of_rows`, a function of the rows of W, for W or Wᵀ as `gram` says; in the precision of W, whatever mixed
+    precision would make of it."""
+    if gram not in ("smaller", "rows", "cols", "min"):
         raise ValueError(f"`gram` must be smaller, rows, cols or min, got {gram!r}")
-    rows = w.shape[-2] <= w.shape[-1] if gram == "smaller" else gram == "rows"
-    return of_rows(w if rows else w.mT)
+    with torch.autocast(w.device.type, enabled=False):
+        if gram == "min":
+            return torch.minimum(of_rows(w), of_rows(w.mT))
+        rows = w.shape[-2] <= w.shape[-1] if gram == "smaller" else gram == "rows"
+        return of_rows(w if rows else w.mT)
 
 
 def copies(kernel: int, stride: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import fill
@@ -75,7 +76,7 @@ def frame(axes: Axes, end: float, x: str, y: str, title: str) -> None:
     axes.set_ylim(0, 1.02)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.set_title(title, fontsize="medium")
+    axes.set_title(plain(title), fontsize="medium")
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -91,7 +92,7 @@ def _end(curve: Curve) -> float:
 def legend_below(figure: Figure, handles: list[Any]) -> None:
     """Below the plots, where it hides no curve; the figure grows with it."""
     for handle in handles:
-        handle.set_label(fill(handle.get_label(), 90))
+        handle.set_label(fill(plain(handle.get_label()), 90))
     labels = [handle.get_label() for handle in handles]
     columns = 2 if max(map(len, labels)) <= 45 else 1
     lines = sum(label.count("\n") + 1 for label in labels) / columns
@@ -99,11 +100,28 @@ def legend_below(figure: Figure, handles: list[Any]) -> None:
     figure.legend(handles=handles, loc="outside lower center", fontsize="small", ncols=columns, frameon=False)
 
 
-def png(figure: Figure) -> bytes:
-    """A figure as the content of a PNG file."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
+def plain(text: str) -> str:
+    """A name that somebody gave, as a title or a label: matplotlib takes $ for mathematics, and leaves out _names."""
+    text = "".join(c if c.isprintable() else "?" for c in text).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def drawn(figure: Figure, name: str) -> dict[str, bytes]:
+    """A figure as the content of two files, NAME.png and NAME.svg; the same figure gives the same bytes.
+
+    Text stays text in the SVG, which can be searched and edited.
+    """
+    from matplotlib import rc_context
+
+    files = {}
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # in names that are not Latin
+        for form, metadata in (("png", {}), ("svg", {"Date": None})):
+            content = io.BytesIO()
+            figure.savefig(content, format=form, metadata=metadata)
+            files[f"{name}.{form}"] = content.getvalue()
+            figure.set_layout_engine("none")  # both have the layout of the first
+    return files
 
 
 def channels_last(image: Any) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 
 def percent(fraction: float | None, claim: bool = False) -> str:
@@ -16,10 +16,23 @@ def decimal(value: float | None, claim: bool = False) -> str:
     return _rounded(value, Decimal(1), Decimal("0.0001"), claim)
 
 
+def count(value: float, claim: bool = False) -> str:
+    """A number of things, or the mean of some, with commas."""
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
+
+
+def seconds(value: float, claim: bool = False) -> str:
+    """Seconds to a tenth, with commas."""
+    return f"{value:,.1f}"
+
+
 def _rounded(value: float | None, scale: Decimal, unit: Decimal, claim: bool) -> str:
     if value is None or not math.isfinite(value):
         return "–" if value is None else str(value)
     # The mean of 0.01 % and 0.03 % is 0.00019999… in binary. Without its last digits it is floored to what is meant,
     # and no fraction of fewer than 10⁸ images lies so close below a hundredth of a percent.
     exact = Decimal(f"{value:.12f}") * scale if scale != 1 else Decimal(value)
-    return str(exact.quantize(unit, ROUND_FLOOR if claim else ROUND_HALF_EVEN))
+    rounding = ROUND_FLOOR if claim else ROUND_HALF_EVEN
+    if abs(exact) >= 10**12:  # 1.234E+15
+        return str(Context(prec=4, rounding=rounding).plus(exact))
+    return str(exact.quantize(unit, rounding))

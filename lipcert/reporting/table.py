@@ -1,4 +1,4 @@
-"""Runs side by side: one row for the runs that differ only by seed, as markdown, CSV and for the terminal.
+"""Runs side by side: one row for the runs that differ only by seed, as markdown and CSV.
 
 What is proved has columns of its own, named certified, and is rounded down; what is only estimated never enters them.
 """
@@ -11,34 +11,40 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from lipcert.contracts import Kind
 from lipcert.reporting.groups import group_by_seed, group_names
-from lipcert.reporting.rounding import decimal, percent
+from lipcert.reporting.rounding import count, decimal, percent, seconds
 from lipcert.runs import numbers
 from lipcert.runs.find import Run
 from lipcert.runs.numbers import MAXIMA, maxima
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+MISSING = "–"
+# How a number is written, by its unit; a percent is a fraction of 1.
+UNITS: dict[str, Callable[[float, bool], str]] = {
+    "percent": percent,
+    "number": decimal,
+    "count": count,
+    "seconds": seconds,
+}
 
 
 class Column(NamedTuple):
-    """A number's name, whether it is a fraction (shown in percent), whether it claims a guarantee (rounded down).
+    """A number's name, one of `UNITS`, and whether it claims a guarantee (it is rounded down).
 
     `block` is the table on the terminal that it belongs to, `at` the radius that it has there for a heading.
     """
 
     title: str
-    percent: bool = True
+    unit: str = "percent"
     claim: bool = False
     block: str = ""
     at: str = ""
 
     @property
     def heading(self) -> str:
-        return f"{self.title} (%)" if self.percent else self.title
+        return f"{self.title} (%)" if self.unit == "percent" else self.title
 
 
 class Cell(NamedTuple):
@@ -61,7 +67,7 @@ class Table:
 
     def markdown(self) -> str:
         lines = [["", "seeds", *(column.heading for column in self.columns)]]
-        lines += [["---", *("---:" for _ in range(len(self.columns) + 1))], *self._shown()]
+        lines += [["---", *("---:" for _ in range(len(self.columns) + 1))], *self.shown()]
         escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
         text = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
         return f"{text}\n{self.note}\n" if self.note else text
@@ -77,27 +83,8 @@ class Table:
             writer.writerow([name, n, *("" if value is None else repr(value) for value in values)])
         return out.getvalue()
 
-    def rich(self) -> RenderableType:
-        """For the terminal: the numbers at several radii each in a table of their own, so that they fit its width."""
-        from rich import box
-        from rich.console import Group
-        from rich.markup import escape
-        from rich.table import Table as RichTable
-
-        parts: list[RenderableType] = []
-        for block in dict.fromkeys(column.block for column in self.columns):
-            mine = [j for j, column in enumerate(self.columns) if column.block == block]
-            table = RichTable(box=box.SIMPLE_HEAD)
-            table.add_column(min_width=min(40, max(map(len, self.names))), overflow="fold")
-            table.add_column("seeds", justify="right", no_wrap=True)
-            for j in mine:
-                table.add_column(escape(self.columns[j].at or self.columns[j].heading), justify="right")
-            for name, seeds, *cells in self._shown():
-                table.add_row(escape(name), seeds, *(escape(cells[j]) for j in mine))
-            parts += [escape(block), table]
-        return Group(*parts, escape(self.note))
-
-    def _shown(self) -> Iterator[list[str]]:
+    def shown(self) -> Iterator[list[str]]:
+        """Of each row its name, its number of seeds and its cells, as people read them."""
         for name, n, cells in zip(self.names, self.seeds, self.cells, strict=True):
             yield [name, str(n), *(_shown(cell, column, n) for cell, column in zip(cells, self.columns, strict=True))]
 
@@ -114,7 +101,7 @@ def comparison(runs: Sequence[Run]) -> Table:
         names=names,
         seeds=list(map(len, groups)),
         cells=[[_cell([number(run) for run in group]) for number in columns.values()] for group in groups],
-        note=f"These differ too: {', '.join(left_out)}." if left_out else "",
+        note=f"With these differ also: {', '.join(left_out)}." if left_out else "",
     )
 
 
@@ -131,12 +118,15 @@ def _columns(runs: Sequence[Run]) -> Columns:
         columns |= _columns_of_attack(runs, attack)
     for key, (_, name) in MAXIMA.items():
         if any(run.stability_rows for run in runs):
-            column = Column(name, percent=False, block="steepest test images, l2 (no bounds)", at=name)
+            column = Column(name, unit="number", block="steepest test images, l2 (no bounds)", at=name)
             columns[column] = partial(_maximum, key=key)
     for kind, norm in claims:
-        column = Column(f"{numbers.WORDS[kind]} median {norm} radius", percent=False, claim=kind is Kind.PROOF)
+        column = Column(f"{numbers.WORDS[kind]} median {norm} radius", unit="number", claim=kind is Kind.PROOF)
         columns[column] = partial(_median, kind=kind, norm=norm)
-    columns[Column("mean gap", percent=False)] = lambda run: numbers.mean_gap(run.certificate_rows)
+    columns[Column("mean gap", unit="number")] = lambda run: numbers.mean_gap(run.certificate_rows)
+    columns[Column("parameters", unit="count")] = partial(_recorded, keys=("parameters",))
+    columns[Column("epochs", unit="count")] = partial(_recorded, keys=("epochs",))
+    columns[Column("training seconds", unit="seconds")] = partial(_recorded, keys=("seconds", "train"))
     return columns
 
 
@@ -146,7 +136,7 @@ def _columns_of_claim(runs: Sequence[Run], kind: Kind, norm: str) -> Columns:
     reported = [set(run.summary[f"{word}_accuracy"]) for run in runs if (run.kind, run.norm) == (kind, norm)]
     about = f"{word} accuracy (%), {norm} radius"
     return {
-        Column(f"{word} {norm} {eps!r}", True, kind is Kind.PROOF, about, repr(eps)): partial(
+        Column(f"{word} {norm} {eps!r}", "percent", kind is Kind.PROOF, about, repr(eps)): partial(
             _accuracy, kind=kind, norm=norm, eps=eps
         )
         for eps in sorted(map(float, set.intersection(*reported) or set.union(*reported)))
@@ -165,7 +155,7 @@ def _columns_of_attack(runs: Sequence[Run], attack: str) -> Columns:
         for eps in sorted({eps for run in runs for eps in _attack_eps(run, attack)})
     }
     if any((attack, ()) in numbers.attacks(run.attack_rows) for run in runs):
-        column = Column(f"median distance {attack}", percent=False, block=about, at="median distance")
+        column = Column(f"median distance {attack}", unit="number", block=about, at="median distance")
         columns[column] = partial(_median_distance, attack=attack)
     return columns
 
@@ -192,6 +182,15 @@ def _median_distance(run: Run, *, attack: str) -> float | None:
     return numbers.median_distance(run.attack_rows, attack) if found else None
 
 
+def _recorded(run: Run, *, keys: Sequence[str]) -> float | None:
+    """A number of the summary that follows from no rows; None where an older run, or somebody else's, has none."""
+    value: Any = run.summary
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    known = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e18
+    return float(value) if known else None
+
+
 def _maximum(run: Run, *, key: str) -> float | None:
     return maxima(run.stability_rows).get(key)
 
@@ -211,9 +210,9 @@ def _cell(values: Iterable[float | None]) -> Cell | None:
 
 def _shown(cell: Cell | None, column: Column, n: int) -> str:
     if cell is None:
-        return "–"
-    shown = percent if column.percent else decimal
+        return MISSING
+    shown = UNITS[column.unit]
     text = shown(cell.mean, column.claim)
-    if cell.std is not None:
-        text += f" ± {shown(cell.std)}"
+    if cell.std is not None and (cell.std or column.unit != "count"):
+        text += f" ± {shown(cell.std, False)}"
     return text if cell.n == n else f"{text} (of {cell.n})"

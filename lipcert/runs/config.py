@@ -13,14 +13,17 @@ from lipcert.files import PARTIAL
 from lipcert.runs.directory import RunDirectory, is_run
 from lipcert.runs.layout import CONFIG, HOLDER, LOCK, MANIFEST
 
-KEYS = frozenset(
-    {"seed", "eps", "dataset", "model", "loss", "optimizer", "schedule", "certificate", "attack", "trainer"}
-)
+PARTS = ("dataset", "model", "loss", "optimizer", "schedule", "certificate", "attack", "trainer", "monitor", "logger")
+KEYS = frozenset({"name", "tags", "chosen", "seed", "eps", *PARTS})
 FORMS: dict[str, tuple[Any, str]] = {  # of their values
     **dict.fromkeys(KEYS, (dict, "a mapping")),
     "attack": (dict | None, "a mapping or null"),
+    "logger": (dict | None, "a mapping or null"),
+    "tags": (list[str], "a list of texts"),
+    "name": (str, "a text"),
     "seed": (int, "a whole number"),
     "eps": (list[float], "a list of numbers"),
+    "extended": (list[int], "a list of whole numbers"),
 }
 MOST_BYTES = 1 << 18
 
@@ -29,7 +32,7 @@ class AlreadyExists(ValueError):
     """The directory that a new run was to have is not empty."""
 
 
-def make_directory(directory: Path) -> None:
+def make_directory(directory: Path) -> Path:
     """Makes the directory of a new run; ValueError if there is something in it already or it can't be written."""
     try:
         if directory.exists() and not directory.is_dir():
@@ -38,6 +41,7 @@ def make_directory(directory: Path) -> None:
         check_new(directory)
     except OSError as error:
         raise ValueError(f"`output_dir`: {directory} cannot be written ({error.strerror or error})") from None
+    return directory
 
 
 def write_config(run: RunDirectory, config: Mapping[str, Any], data: Mapping[str, str]) -> None:
@@ -51,6 +55,11 @@ def write_config(run: RunDirectory, config: Mapping[str, Any], data: Mapping[str
     check_new(run.path)
     check_plain(dict(config), "the configuration")
     run.create_manifest(data)
+    rewrite_config(run, config)
+
+
+def rewrite_config(run: RunDirectory, config: Mapping[str, Any]) -> None:
+    """Replaces the configuration of a run, whose lock is held."""
     run.replace(CONFIG, yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False))
 
 
@@ -100,9 +109,12 @@ def check_forms(config: Mapping[str, Any], source: str) -> None:
     Whether a part takes what it is given is only known where it is built.
     """
     for key, (form, name) in FORMS.items():
+        if key not in config:  # `extended`, of a run that never was
+            continue
         value = config[key]
         if not fits(value, form):
             raise ValueError(f"{source}: `{key}` must be {name}, got {value!r}")
-        if isinstance(value, dict) and key != "trainer" and not isinstance(value.get("_target_"), str):
+        part = isinstance(value, dict) and key not in ("chosen", "trainer", "monitor")
+        if part and not isinstance(value.get("_target_"), str):
             raise ValueError(f"{source}: `{key}._target_` must be the name of a part, got {value.get('_target_')!r}")
     radii(config["eps"], f"{source}: eps")

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import glob
+import itertools
+import os
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lipcert.contracts import AttackRow, CertificateRow, Kind, StabilityRow
+from lipcert.errors import one_line
 from lipcert.runs.config import read_config
 from lipcert.runs.counterexamples import check_unbroken
 from lipcert.runs.directory import RunDirectory, is_run
-from lipcert.runs.layout import SUMMARY
+from lipcert.runs.layout import MANIFEST, SUMMARY, SWEEP
 from lipcert.runs.numbers import WORDS, kind_of
 from lipcert.runs.results import read_results
 
 MOST_DIRECTORIES = 100_000  # that are looked into
+MOST_NAMED = 5  # of the runs that are left out
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,10 @@ class Run:
         """ValueError, in one line with the way out, if the record is missing, damaged or unfinished."""
         run = RunDirectory(path)
         config = read_config(path, trust=True)  # it is compared with others, and nothing is built of it
-        if unfinished([run.path]):
-            raise ValueError(_unfinished_message([run.path]))
+        if not is_finished(run):
+            raise ValueError(
+                f"no finished {SUMMARY} in {run}: `lipcert train resume={run}` goes on where it was interrupted"
+            )
         results, summary = read_results(run), run.read_json(SUMMARY)
         check_unbroken(run, results)
         kinds = results.kinds()
@@ -82,16 +89,55 @@ def _is_radius(text: str) -> bool:
         return False
 
 
-def find_runs(paths: Iterable[str | Path], *, skip_unfinished: bool = False) -> list[Run]:
-    """The runs at `paths`: run directories, globs, or sweep directories (runs one or two levels down); each run once.
+def title_of(path: str | Path, config: Mapping[str, Any]) -> str:
+    """What a run is called in figures and in TensorBoard: its name, else its directory's.
 
-    ValueError where a path leads to no run, and, unless they are to be skipped, naming all that are unfinished.
+    A sweep's jobs have one name; what tells them apart is the name of the directory, which is added.
+
+    path    its directory
+    config  its configuration
     """
+    path = Path(path).resolve()
+    name = config.get("name")
+    if not name or not isinstance(name, str):
+        return path.name
+    return f"{name}, {path.name}" if (path.parent / SWEEP).is_file() else name
+
+
+def find_runs(
+    paths: Iterable[str | Path], *, tags: Collection[str] = (), tell: Callable[[str], None] | None = None
+) -> list[Run]:
+    """The finished runs at `paths`, each once.
+
+    paths  run directories; directories with runs at any depth; globs
+    tags   all that a run must have
+    tell   takes a line about each run that is left out because it is unfinished or damaged; None: stderr
+
+    Raises ValueError where a path leads to no run, or where no run is left, and CertificateBroken where an attack broke
+    a certificate.
+    """
+    tell = tell or _tell
+    found, left_out = [], []
     directories = run_directories(paths)
-    missing = unfinished(directories)
-    if missing and not (skip_unfinished and len(missing) < len(directories)):
-        raise ValueError(_unfinished_message(missing))
-    return [Run.load(path) for path in directories if path not in missing]
+    for path in directories:
+        try:
+            if not tags or set(tags) <= set(read_config(path, trust=True)["tags"]):
+                found.append(Run.load(path))
+        except (ValueError, OSError) as error:
+            left_out.append(one_line(error, 1000))
+    if not found and left_out:
+        raise ValueError(left_out[0] if len(left_out) == 1 else f"none of {len(left_out)} runs: {left_out[0]}")
+    if not found:
+        raise ValueError(f"`tags`: of {len(directories)} runs none has {' and '.join(tags)} among its tags")
+    for line in left_out[:MOST_NAMED]:
+        tell(f"left out: {line}")
+    if len(left_out) > MOST_NAMED:
+        tell(f"left out: {len(left_out) - MOST_NAMED} further runs that are unfinished or damaged")
+    return found
+
+
+def _tell(line: str) -> None:
+    print(f"lipcert: {line}", file=sys.stderr)
 
 
 def run_directories(paths: Iterable[str | Path]) -> list[Path]:
@@ -99,8 +145,7 @@ def run_directories(paths: Iterable[str | Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in paths:
         is_glob = not exists(path) and glob.has_magic(str(path))
-        places = sorted(map(Path, glob.glob(str(path), recursive=True)), key=_natural) if is_glob else [Path(path)]
-        here = [run for place in places for run in _runs_below(place)]
+        here = [run for place in (_matches(str(path)) if is_glob else [Path(path)]) for run in _runs_below(place)]
         if not here:
             what = "matches no run" if is_glob else "is not a directory" if not exists(path) else "holds no run"
             raise ValueError(f"`{path}` {what}: name directories that `lipcert train` wrote (they hold a config.yaml)")
@@ -117,11 +162,6 @@ def exists(path: str | Path) -> bool:
         return False
 
 
-def unfinished(directories: Iterable[Path]) -> list[Path]:
-    """Those without a summary.json, or with one which says that something is still to come."""
-    return [path for path in directories if not is_finished(RunDirectory(path))]
-
-
 def is_finished(run: RunDirectory) -> bool:
     """Whether a run has its summary, which says that all that was asked for is in it."""
     if not run.has(SUMMARY):
@@ -132,24 +172,33 @@ def is_finished(run: RunDirectory) -> bool:
         return False
 
 
-def _unfinished_message(paths: Sequence[Path]) -> str:
-    return (
-        f"no finished {SUMMARY} in {', '.join(map(str, paths))}: "
-        f"`lipcert train resume={paths[0]}` goes on where it was interrupted"
-    )
+def _matches(pattern: str) -> list[Path]:
+    """What a glob matches. A ** follows links, and need not come to an end by itself."""
+    found = list(itertools.islice(glob.iglob(pattern, recursive=True), MOST_DIRECTORIES + 1))
+    if len(found) > MOST_DIRECTORIES:
+        raise ValueError(f"`{pattern}` matches more than {MOST_DIRECTORIES:,} files and directories")
+    return sorted(map(Path, found), key=_natural)
 
 
-def _runs_below(path: Path, levels: int = 2) -> list[Path]:
-    if not path.is_dir():
-        return []
-    if is_run(path):
-        return [path]
-    if levels == 0:
-        return []
-    below = [place for place in path.iterdir() if place.is_dir() and not place.name.startswith(".")]
-    if len(below) > MOST_DIRECTORIES:
-        raise ValueError(f"{path} holds more than {MOST_DIRECTORIES:,} directories")
-    return [run for place in sorted(below, key=_natural) for run in _runs_below(place, levels - 1)]
+def _runs_below(path: Path) -> list[Path]:
+    """The runs in a directory, at any depth: through no link, in no hidden directory, and in none of a run's own."""
+    found, waiting, count = [], [path], 0
+    while waiting:
+        place = waiting.pop()
+        try:
+            if is_run(place):
+                found.append(place)
+                if (place / MANIFEST).exists():  # else it may be a config.yaml of something else
+                    continue
+            with os.scandir(place) as entries:
+                names = [each.name for each in entries if each.name[0] != "." and each.is_dir(follow_symlinks=False)]
+        except (OSError, ValueError):  # it is no directory, or may not be read
+            continue
+        count += len(names)
+        if count > MOST_DIRECTORIES:
+            raise ValueError(f"{path} holds more than {MOST_DIRECTORIES:,} directories")
+        waiting += sorted((place / name for name in names), key=_natural, reverse=True)
+    return found
 
 
 def _natural(path: Path) -> list[tuple[bool, int, str]]:

@@ -6,6 +6,8 @@ CONFIG = "config.yaml"  # the resolved configuration
 MANIFEST = "manifest.json"  # the hashes of the files below, and of the data
 CHECKPOINT = "checkpoints/last.ckpt"  # what a stopped training goes on from
 METRICS = "metrics.csv"  # a row an epoch of training
+LOGGER = "logger.json"  # what the service of its logger calls the run
+TRAINING = "training.json"  # what was trained, and for how long
 NETWORK = "network"  # the frozen network: a folder of two files
 CERTIFICATES = "certificates.csv"  # a row an image and certificate
 CERTIFICATE_FACTS = "certificates.json"  # what each certificate rests on
@@ -14,7 +16,7 @@ ATTACK_FACTS = "attacks.json"  # what each attack was asked for, and what it too
 STABILITY = "stability.csv"  # a row an image: how steep the network is there
 LABEL_NOISE = "label_noise.csv"  # the training labels that were replaced
 SUMMARY = "summary.json"  # what the run claims; written last
-CURVES = "curves.png"  # accuracy against the radius
+CURVES = "curves"  # .png and .svg: accuracy against the radius
 COUNTEREXAMPLES = "counterexamples"  # a file for each image that broke a certificate
 LOCK, HOLDER = ".lock", ".lock.json"  # held by who writes; who that is
 FAILURE, RANKS_LOG = "failure.txt", "ranks{}.log"  # of the ranks of a training, while it runs
@@ -25,6 +27,8 @@ CERTIFIED, ATTACKED = (CERTIFICATE_FACTS, CERTIFICATES, STABILITY), (ATTACK_FACT
 REMEDIES = {
     **dict.fromkeys(CERTIFIED, "`lipcert certify run={0}` computes it anew"),
     **dict.fromkeys(ATTACKED, "`lipcert attack run={0}`, with the same attack, computes it anew"),
+    TRAINING: "the record does without it",
+    LOGGER: "its service shows the run anew without it",
     SUMMARY: "`lipcert train resume={0}` writes it anew",
 }
 

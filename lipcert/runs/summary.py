@@ -55,6 +55,7 @@ KEYS: dict[str, str] = {
     "enlargement": "the largest factor by which measuring the layers' norms made the bound of a pair of logits smaller",
     "gram_slack": "the part of that factor by which b(W) overestimates the matrices' norms; the rest is the tiling's",
     "failure_probability": "with which a statistical bound is none, at most; null for a proof",
+    "splits": "{val or train: images, clean_accuracy, mean_gap and the claims, of other images that were certified}",
     "layers": "the layers of the bound, in order, each with its norm, the bound up to it, and what it costs the whole",
     "robust_accuracy": "{attack: {eps: fraction of the attacked images that stay rightly classified}}",
     "attacked_images": "{attack: number of test images it was run on}",
@@ -62,6 +63,8 @@ KEYS: dict[str, str] = {
     "max_loss_gradient": "largest l2 norm of the cross-entropy's gradient among the test images: no bound",
     "max_jacobian": "largest spectral norm of the logits' Jacobian among them: no bound",
     "max_jacobian_rows": "largest l2 norm of a logit's gradient among them: no bound",
+    "parameters": "number of trainable parameters; null in a run of an older version",
+    "epochs": "number of epochs that it was trained for; null in a run of an older version",
     "seconds": "{stage: seconds of wall time}",
     "device": "what it ran on",
     "versions": "{package: version}",
@@ -77,6 +80,8 @@ def summary(
     eps: Sequence[float],
     seconds: Mapping[str, float],
     environment: Mapping[str, Any],
+    training: Mapping[str, int] | None = None,
+    splits: Mapping[str, Results] | None = None,
     finished: bool = True,
 ) -> dict[str, Any]:
     """The content of summary.json, which `KEYS` explains. A number that is not proved is not called certified.
@@ -86,6 +91,8 @@ def summary(
     eps          radii to report at, in the norm of the certificates
     seconds      {stage: wall time} of what is not a certificate
     environment  device, versions, git_commit and seed
+    training     parameters and epochs, where they are known
+    splits       the results of other images than the test images
 
     Where several certificates make a claim of one kind, an image has the largest of their radii. What a Lipschitz bound
     rests on is that of the best certificate of the strongest kind.
@@ -110,6 +117,7 @@ def summary(
     bounds = ["lipschitz_bound", "lipschitz_of_logits", "lipschitz_of_pairs", "smallest_bound"]
     bounds += ["lipschitz_by_construction", "enlargement", "gram_slack", "failure_probability"]
     record |= {key: report.get(key) for key in bounds}
+    record["splits"] = {split: _of_split(found, eps) for split, found in (splits or {}).items()}
     record["layers"] = report.get("layers", [])
     if "float32" in report:
         record["float32"] = report["float32"]
@@ -121,6 +129,7 @@ def summary(
         if not tried:
             record["median_distance"][attack] = numbers.median_distance(results.attacks, attack)
     record |= numbers.maxima(results.stability)
+    record |= {key: (training or {}).get(key) for key in ("parameters", "epochs")}
     record["seconds"] = {"train": seconds["train"], **report["seconds"], **seconds}
     record |= {key: environment[key] for key in ("device", "versions", "git_commit", "seed")}
     return record
@@ -146,6 +155,15 @@ def _claims(rows: Sequence[CertificateRow], eps: Sequence[float]) -> dict[str, A
         own = [row.radius if row.lipschitz_radius is None else row.lipschitz_radius for row in rows]
         plain = [row._replace(radius=radius_) for row, radius_ in zip(rows, own, strict=True)]
         record[f"{word}_accuracy_by_lipschitz"] = {_key(e): accuracy(plain, e) for e in eps}
+    return record
+
+
+def _of_split(results: Results, eps: Sequence[float]) -> dict[str, Any]:
+    """The numbers of images that are not the test images."""
+    rows = results.best(next(iter(results.kinds())))
+    record = {"images": len(rows), "clean_accuracy": numbers.clean_accuracy(rows), "mean_gap": numbers.mean_gap(rows)}
+    for kind in results.kinds():
+        record |= _claims(results.best(kind), eps)
     return record
 
 

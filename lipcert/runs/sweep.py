@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,19 @@ from lipcert.runs.layout import HOLDER, LOCK, SWEEP
 from lipcert.runs.lock import held
 
 VERSION, MOST_BYTES = 1, 1 << 26
+NAME = r"(?!\.)[\w.=+-]{1,120}"  # of a job's directory
 TIDIED = {"multirun.yaml", SWEEP, LOCK, HOLDER}  # what a sweep without a job leaves in its directory
-UNKNOWN_BY = ("output_dir", "resume", "trust")  # what a job is not known by: where its record goes, how it is started
+UNKNOWN_BY = (
+    "output_dir",
+    "resume",
+    "trust",
+    "extend",
+    "name",
+    "tags",
+    "chosen",
+    "logger",
+    "objective",
+)  # what a job is not known by: where its record goes, how it is started
 
 
 class Sweep:
@@ -37,7 +50,7 @@ class Sweep:
             known = content["lipcert"] == VERSION and all(isinstance(x, str) for x in (*jobs, *jobs.values()))
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError):
             known = False
-        if not known or any(not name.isdecimal() or len(name) > 9 for name in jobs):
+        if not known or any(not re.fullmatch(NAME, name) or name in TIDIED for name in jobs):
             raise ValueError(f"{path} is damaged: it does not say which jobs the sweep has")
         if content.get("command") != self.command:
             raise ValueError(f"`output_dir`: {self.directory} is a sweep of another command: give another directory")
@@ -58,21 +71,21 @@ class Sweep:
         if links := [path for path in self.directory.iterdir() if path.is_symlink()]:
             raise ValueError(f"`output_dir`: {links[0]} is a link: nothing is written through one")
 
-    def claim(self, settings: Mapping[str, Any], number: str) -> Path:
-        """The directory of the job with these settings: the one that it had, else `number` or the next that is free."""
+    def claim(self, settings: Mapping[str, Any], name: str) -> Path:
+        """The directory of the job with these settings: the one that it had, else `name`, or with a number if taken."""
         known_by = hashlib.sha256(json.dumps(_known_by(settings), sort_keys=True).encode()).hexdigest()
         self.directory.mkdir(parents=True, exist_ok=True)
         self.check_links()
         with held(self.directory, self.command):
             jobs = self.jobs()
-            for name, sha256 in jobs.items():
+            for old, sha256 in jobs.items():
                 if sha256 == known_by:
-                    return self.directory / name
-            while number in jobs:
-                number = str(int(number) + 1)
-            content = {"lipcert": VERSION, "command": self.command, "jobs": {**jobs, number: known_by}}
+                    return self.directory / old
+            others = (f"{name}-{number}" for number in itertools.count(2))
+            name = next(free for free in itertools.chain([name], others) if free not in jobs)
+            content = {"lipcert": VERSION, "command": self.command, "jobs": {**jobs, name: known_by}}
             files.write_atomic(self.directory / SWEEP, files.as_json(content))
-        return self.directory / number
+        return self.directory / name
 
     def tidy(self) -> None:
         """Deletes the empty directories of jobs that were refused, and the sweep's own if nothing is left in it."""

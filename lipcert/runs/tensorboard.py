@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import itertools
 import os
@@ -13,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lipcert.files import write_atomic
-from lipcert.runs.layout import METRICS
-from lipcert.runs.numbers import MAXIMA, WORDS
+from lipcert.files import read_regular
+from lipcert.runs import hparams
+from lipcert.runs.config import MOST_BYTES
+from lipcert.runs.layout import CONFIG
+from lipcert.runs.logged import final_numbers
 
 NUMBERS = itertools.count()  # of the event files of this process
 
@@ -43,19 +44,19 @@ class Events:
         """Adds what TensorBoard calls a summary."""
         self._add(summary=summary, step=step)
 
-    def scalar(self, name: str, value: float, step: int = 0) -> None:
+    def scalar(self, name: str, value: float, step: int) -> None:
         """Adds a number."""
         from torch.utils.tensorboard.summary import scalar
 
         self.summary(scalar(name, value), step)
 
-    def image(self, name: str, png: bytes) -> None:
+    def image(self, name: str, png: bytes, step: int) -> None:
         """Adds a picture that is coded as PNG."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         width, height = struct.unpack(">II", png[16:24])
         image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
-        self.summary(Summary(value=[Summary.Value(tag=name, image=image)]))
+        self.summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
     def _add(self, **event: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
@@ -71,92 +72,46 @@ class Events:
             raise
 
 
-class EpochLog:
-    """metrics.csv, one row an epoch, and the same scalars for TensorBoard.
+class TensorBoard:
+    """A logger (see `contracts.Logger`) that writes event files into the run's directory."""
 
-    directory  the run's
-    keep       how many epochs are done: what was logged of later ones is dropped, for they will be repeated
-    """
-
-    def __init__(self, directory: Path, keep: int):
-        self.directory, self.path, self.keep = directory, directory / METRICS, keep
-        self.rows: list[dict[str, Any]] = [row for row in read_metrics(directory) if int(row["epoch"]) <= keep]
+    def begin(self, directory: Path, config: Mapping[str, Any]) -> None:
+        self.directory, self.config = directory, config
         self.events: Events | None = None
 
-    def __call__(self, numbers: dict[str, float]) -> None:
-        """Logs the numbers of one epoch."""
-        if self.events is None:
-            self.events = Events(self.directory, purge_step=self.keep + 1)
+    def epoch(self, numbers: Mapping[str, float]) -> None:
+        epoch = int(numbers["epoch"])
+        if self.events is None:  # what was logged of this epoch and of later ones is repeated
+            self.events = self._opened(purge_step=epoch)
         for name, value in numbers.items():
             if name not in ("epoch", "step"):
-                self.events.scalar(name, value, int(numbers["epoch"]))
-        self.rows.append(numbers)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in self.rows for key in row)), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomic(self.path, text.getvalue())
+                self.events.scalar(name if "/" in name else f"time/{name}", value, epoch)
+
+    def record(self, summary: Mapping[str, Any], curves: bytes) -> None:
+        events, epochs = self._opened(), summary["epochs"] or 0
+        events.image("curves", curves, epochs)
+        events.summary(hparams.end())
+        for name, value in (hparams.headline(summary) | final_numbers(summary)).items():
+            events.scalar(name, value, epochs)
+
+    def end(self, whole: bool) -> None:
+        """Nothing is open."""
+
+    def _opened(self, purge_step: int | None = None) -> Events:
+        """A new event file, which says first what run it is of."""
+        from torch.utils.tensorboard.summary import text
+
+        events = Events(self.directory, purge_step)
+        events.summary(hparams.start(self.directory, self.config))
+        content = read_regular(self.directory / CONFIG, MOST_BYTES).decode()
+        events.summary(text("config", "".join(f"    {line}\n" for line in content.splitlines())))
+        return events
 
 
-def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.csv; [] where there is none. ValueError where it holds something else."""
-    from lipcert.files import read_regular
-
-    path = directory / METRICS
-    if not path.exists():
-        return []
-    try:
-        rows = list(csv.DictReader(io.StringIO(read_regular(path, 1 << 28).decode()), strict=True))
-        for row in rows:
-            float(row["seconds"]), int(row["epoch"])
-    except (csv.Error, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        reason = str(error) if str(path) in str(error) else f"{path} does not hold an epoch a line"
-        raise ValueError(f"{reason}: delete it, and the training goes on without what it says of past epochs") from None
-    return rows
-
-
-def write_record(directory: Path, config: Mapping[str, Any], summary: Mapping[str, Any], curves: bytes) -> None:
-    """The curves as an image, the accuracies as scalars, and the HParams entry by which runs are compared.
-
-    curves  a picture, as PNG
-    """
-    from torch.utils.tensorboard.summary import hparams
-
-    numbers: dict[str, Any] = {"clean_accuracy": summary.get("clean_accuracy")}
-    for word in WORDS.values():
-        numbers |= {f"{word}_accuracy/{eps}": value for eps, value in summary.get(f"{word}_accuracy", {}).items()}
-    for key in ("median_radius", "nominal_median_radius", "statistical_median_radius", *MAXIMA):
-        numbers[key] = summary.get(key)
-    numbers |= {f"median_distance/{attack}": value for attack, value in summary["median_distance"].items()}
-    for attack, values in summary["robust_accuracy"].items():
-        numbers |= {f"robust_accuracy/{attack}/{eps}": value for eps, value in values.items()}
-    numbers = {key: value for key, value in numbers.items() if value is not None}
-    events = Events(directory)
-    events.image("curves", curves)
-    for entry in hparams(hyperparameters(config), numbers):
-        events.summary(entry)
-    for name, value in numbers.items():
-        events.scalar(name, value)
-
-
-def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the HParams tab compares runs by. It sorts the names and shows the first five, so those are the five choices
-    that make a run (capital letters come first); the values below them follow.
-    """
-    parts = ("dataset", "loss", "model", "optimizer")
-    out = {part.capitalize(): config[part]["_target_"].rpartition(".")[2] for part in parts}
-    out["Seed"] = config["seed"]
-    for part in (*parts, "schedule"):
-        out |= flat(config[part], f"{part}.")
-    return out
-
-
-def flat(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Dotted keys to plain values, without what only says where things lie or repeats the seed."""
-    out: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, dict):
-            out |= flat(value, f"{prefix}{key}.")
-        elif key not in ("_target_", "_partial_", "data_dir", "path", "seed") and value is not None:
-            out[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
-    return out
+def of_run(directory: Path, config: Mapping[str, Any]) -> TensorBoard | None:
+    """The TensorBoard of a run that has one. Only this logger contacts nobody, and so may be used by any command."""
+    if (config["logger"] or {}).get("_target_") != f"{__name__}.{TensorBoard.__name__}":
+        return None
+    board = TensorBoard()
+    board.begin(directory, config)
+    return board

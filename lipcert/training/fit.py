@@ -9,24 +9,28 @@ from typing import Any
 import torch
 
 from lipcert.configuration import build
+from lipcert.contracts import Logger
 from lipcert.datasets import batches
 from lipcert.datasets.split import Dataset
-from lipcert.errors import CAUSED_BY_VALUES, blamed
+from lipcert.progress import Progress
 from lipcert.runs.checkpoint import load_checkpoint, load_weights
 from lipcert.runs.directory import RunDirectory
 from lipcert.runs.layout import CHECKPOINT
-from lipcert.runs.tensorboard import EpochLog
+from lipcert.runs.metrics import Metrics
 from lipcert.training.devices import check_trainer
-from lipcert.training.module import Training, trainable
+from lipcert.training.module import Training
+from lipcert.training.monitor import Monitor
+from lipcert.training.preparation import is_trained, prepare
 from lipcert.training.restoring import restorable, stopped_early
 from lipcert.training.trainer import RegisteredCheckpointIO, fit, make_trainer
 
 
-def fit_here(run: RunDirectory, config: dict[str, Any], dataset: Dataset) -> None:
+def fit_here(run: RunDirectory, config: dict[str, Any], dataset: Dataset, logger: Logger | None) -> None:
     """Trains the run from its last checkpoint on, or from the start; returns when it is trained.
 
     config   the run's, checked
     dataset  that it names
+    logger   what is told of each epoch, besides metrics.csv
     """
     silence_lightning()
     settings, seed = config["trainer"], config["seed"]
@@ -45,7 +49,6 @@ def fit_here(run: RunDirectory, config: dict[str, Any], dataset: Dataset) -> Non
         optimizer=build(config["optimizer"]),
         schedule=schedule,
         seed=seed,
-        on_epoch=EpochLog(run.path, keep=done),
     )
     if checkpoint:
         if settings["precision"] == "64-true":
@@ -79,26 +82,21 @@ def fit_here(run: RunDirectory, config: dict[str, Any], dataset: Dataset) -> Non
     train = batches(dataset.train, schedule.batch_size, augment=dataset.augment, shuffle=True, drop_last=True, **share)
     val = batches(dataset.val, 1000 * trainer.world_size, **share) if len(dataset.val) else None
     going_on = restorable(checkpoint, trainer, module, run / CHECKPOINT) if checkpoint else None
-    fit(trainer, module, train, val, run, going_on)
+    steps, alone = len(train), trainer.world_size == 1  # what several ranks print on stderr is kept for their errors
+    shown = Progress("training", steps * schedule.epochs, steps * done, shown=trainer.is_global_zero, stderr=alone)
+    monitor = Monitor(config, dataset, steps, trainer.strategy.root_device)
+    metrics = Metrics(run.path, keep=done)
 
+    def on_epoch(numbers: dict[str, float]) -> None:
+        numbers |= monitor(model, int(numbers["epoch"]))
+        metrics.epoch(numbers)
+        if logger:
+            logger.epoch(numbers)
+        accuracy = f", val accuracy {numbers['val/accuracy']:.2%}" if "val/accuracy" in numbers else ""
+        shown.tell(f"loss {numbers['train/loss']:.4g}{accuracy}")
 
-def prepare(loss: Any, model: torch.nn.Module, dataset: Dataset) -> None:
-    """Lets a loss that keeps something for the model see it; ValueError where it can't train it."""
-    if hasattr(loss, "prepare"):
-        loss.prepare(model, dataset.input_shape)
-
-
-def is_trained(model: torch.nn.Module, schedule: Any) -> bool:
-    """Whether there is any gradient training to do."""
-    return bool(schedule.epochs) and any(p.requires_grad for p in model.parameters())
-
-
-def make_optimizer(config: dict[str, Any], model: torch.nn.Module, loss: torch.nn.Module) -> torch.optim.Optimizer:
-    """The configured optimizer of what is trainable; ValueError naming it if it refuses its configuration."""
-    try:
-        return build(config["optimizer"])(trainable(model, loss))
-    except CAUSED_BY_VALUES as error:
-        raise blamed(f"`optimizer`: {config['optimizer']['_target_']} refuses this", error) from error
+    module.on_epoch = on_epoch
+    fit(trainer, module, train, val, run, going_on, shown)
 
 
 def silence_lightning() -> None:

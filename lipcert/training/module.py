@@ -10,6 +10,8 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from lipcert.training.preparation import trainable
+
 CHECK_EVERY = 100  # steps between looks at the loss on a GPU, each of which waits for it
 WAY_OUT = "(the last good checkpoint is kept): try a smaller `optimizer.lr`"
 
@@ -22,7 +24,7 @@ class Training(L.LightningModule):
     """Trains `model` by `loss`; applies `schedule` before every step, and is the only one to write what it drives.
 
     Every epoch's randomness is a function of (seed, epoch), so that a resumed run repeats what a whole one does.
-    `on_epoch` receives the epoch's numbers, on rank 0: means over the images of all ranks.
+    `on_epoch`, set before training, receives the epoch's numbers, on rank 0: means over the images of all ranks.
     """
 
     def __init__(
@@ -33,11 +35,11 @@ class Training(L.LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         schedule: Any,
         seed: int,
-        on_epoch: Callable[[dict[str, float]], None],
     ):
         super().__init__()
         self.model, self.loss, self.schedule = model, loss, schedule
-        self.make_optimizer, self.seed, self.on_epoch = optimizer, seed, on_epoch
+        self.make_optimizer, self.seed = optimizer, seed
+        self.on_epoch: Callable[[dict[str, float]], None]
         self.sums: dict[str, Tensor] = {}
         self.retracting: list[Any] = [layer for layer in model.modules() if hasattr(layer, "retract")]
         self.projecting: list[Any] = [layer for layer in model.modules() if hasattr(layer, "project")]
@@ -119,7 +121,3 @@ class Training(L.LightningModule):
     def _check_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             raise TrainingDiverged(f"the loss is {float(loss)} at step {self.global_step} {WAY_OUT}")
-
-
-def trainable(model: nn.Module, loss: nn.Module) -> list[nn.Parameter]:
-    return [p for p in (*model.parameters(), *loss.parameters()) if p.requires_grad]

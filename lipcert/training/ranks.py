@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lipcert.configuration import build, check, offline
+from lipcert.contracts import Logger
 from lipcert.datasets.split import Dataset
 from lipcert.errors import RanksFailed, message
 from lipcert.files import read_regular, write_atomic
@@ -23,7 +24,7 @@ from lipcert.runs.config import read_config
 from lipcert.runs.directory import RunDirectory
 from lipcert.runs.layout import CONFIG, FAILURE, RANKS_FOLDER, RANKS_LOG
 from lipcert.training.devices import is_first_node
-from lipcert.training.fit import fit_here
+from lipcert.training.loggers import logging
 
 RANK_VARIABLES = (
     "RANK",
@@ -41,11 +42,16 @@ RANK_VARIABLES = (
 PATIENCE = 600.0  # seconds that other nodes wait for the first to make the run's directory
 
 
-def train(run: RunDirectory, config: dict[str, Any], dataset: Dataset) -> None:
-    """Trains a run from its last checkpoint on, or from the start; returns when it is trained."""
+def train(run: RunDirectory, config: dict[str, Any], dataset: Dataset, logger: Logger | None = None) -> None:
+    """Trains a run from its last checkpoint on, or from the start; returns when it is trained.
+
+    logger  what a single process tells of each epoch; the first of several makes its own
+    """
     devices, num_nodes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
     if devices * num_nodes == 1:
-        fit_here(run, config, dataset)
+        from lipcert.training.fit import fit_here  # with Lightning, which takes seconds to import
+
+        fit_here(run, config, dataset, logger)
     else:
         if not is_first_node(num_nodes):
             wait_for(run / CONFIG)
@@ -102,10 +108,14 @@ def work(directory: Path) -> None:
     """One rank of several. What a user can mend goes to a file, in one line: all ranks' terminals are one."""
     threading.Thread(target=follow_launcher, daemon=True).start()
     try:
+        from lipcert.training.fit import fit_here
+
         run = RunDirectory(directory)
         config = read_config(directory, trust=True)  # written by the process that started this rank
         check(config)
-        fit_here(run, config, build(offline(config["dataset"])))  # what was missing, the launcher has downloaded
+        dataset = build(offline(config["dataset"]))  # what was missing, the launcher has downloaded
+        with logging(directory, config if os.environ["RANK"] == "0" else {"logger": None}) as logger:
+            fit_here(run, config, dataset, logger)
     except Exception as error:
         shown = message(error)
         if shown is None:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning as L
 import torch
 from torch import Tensor
 
-from lipcert.training.module import Training, trainable
+from lipcert.training.preparation import trainable
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from lipcert.training.module import Training
 
 SCALE = "MixedPrecision"  # where Lightning keeps the state of 16-mixed
 EARLY_STOPPING = ("wait_count", "stopped_epoch", "best_score", "patience")
@@ -27,6 +31,8 @@ def restorable(checkpoint: dict[str, Any], trainer: L.Trainer, module: Training,
 
     Raises ValueError, in one line, where its numbers are not those of this training.
     """
+    from lightning import __version__
+
     epochs = checkpoint["epochs_done"]
     steps = whole_number(checkpoint.get("global_step"), path, "global_step")
     if not epochs or steps % epochs:
@@ -40,7 +46,7 @@ def restorable(checkpoint: dict[str, Any], trainer: L.Trainer, module: Training,
         "global_step": steps,
         "loops": loops(trainer, epochs, steps),
         **loss_scale(checkpoint, path),
-        "pytorch-lightning_version": L.__version__,
+        "pytorch-lightning_version": __version__,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,8 @@ import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lipcert.progress import EVERY, Progress
 from lipcert.runs.directory import RunDirectory
 from lipcert.runs.layout import CHECKPOINT
 from lipcert.training.module import Training
@@ -46,34 +46,22 @@ class RegisteredCheckpointIO(TorchCheckpointIO):
                 raise
 
 
-class TrainingProgress(L.Callback):
-    """One bar over all steps."""
+class ShownSteps(L.Callback):
+    """Moves the progress of a training; where a single epoch is long, tells in lines how far it is."""
 
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        # Several ranks' stderr is kept for their errors. Where nobody looks on, a bar is noise.
-        console = Console(stderr=trainer.world_size == 1)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not (trainer.is_global_zero and console.is_terminal),
-        )
-        total = int((trainer.max_epochs or 0) * trainer.num_training_batches)
-        self.task = self.bar.add_task("train", total=total, completed=trainer.global_step)
-        self.bar.start()
+    def __init__(self, shown: Progress):
+        self.shown = shown
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
-        self.bar.update(self.task, completed=trainer.global_step)
+    def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.started = time.monotonic()
+        self.shown.move(trainer.global_step, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
-    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.bar.stop()
-
-    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
-        if hasattr(self, "bar"):
-            self.bar.stop()
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.shown.move(trainer.global_step)
+        if time.monotonic() - self.started >= EVERY:
+            self.shown.tell(f"step {batch_idx + 1}/{trainer.num_training_batches}")
 
 
 def make_trainer(
@@ -94,7 +82,7 @@ def make_trainer(
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    callbacks: list[L.Callback] = [checkpoint, TrainingProgress()]
+    callbacks: list[L.Callback] = [checkpoint]
     if early_stopping:
         callbacks.append(EarlyStopping("val/cross_entropy", patience=early_stopping, check_on_train_epoch_end=True))
     single = devices * num_nodes == 1
@@ -119,12 +107,21 @@ def make_trainer(
 
 
 def fit(
-    trainer: L.Trainer, module: Training, train: Iterable, val: Iterable | None, run: RunDirectory, state: Any
+    trainer: L.Trainer,
+    module: Training,
+    train: Iterable,
+    val: Iterable | None,
+    run: RunDirectory,
+    state: Any,
+    shown: Progress,
 ) -> None:
-    """Trains, from `state` on where there is one (see `restoring`)."""
+    """Trains, from `state` on where there is one (see `restoring`), with its progress shown."""
     io: Any = trainer.strategy.checkpoint_io
     io.state = state
+    callbacks: Any = trainer
+    callbacks.callbacks.append(ShownSteps(shown))
     try:
-        trainer.fit(module, train, val, ckpt_path=run / CHECKPOINT if state else None, weights_only=True)
+        with shown:
+            trainer.fit(module, train, val, ckpt_path=run / CHECKPOINT if state else None, weights_only=True)
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None

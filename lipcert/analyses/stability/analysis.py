@@ -5,6 +5,7 @@ TULIP's tables 4 and 6 (Finlay, Oberman & Abbasi, 2018).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 
@@ -13,10 +14,10 @@ from rich.console import Console
 from lipcert.analyses.stability.linearised import linearised_norm
 from lipcert.analyses.stability.table import stability_table
 from lipcert.contracts import StabilityRow
-from lipcert.evaluation.arithmetic import exact_arithmetic
 from lipcert.evaluation.certify import steepest_images
 from lipcert.evaluation.load import LoadedRun
 from lipcert.evaluation.record import write_record
+from lipcert.frozen.exact import exact_arithmetic
 from lipcert.frozen.gradients import steepness
 from lipcert.frozen.lipschitz import Walk
 from lipcert.runs.directory import RunDirectory
@@ -39,11 +40,12 @@ def analyse(run: LoadedRun, *, device: str, batch_size: int) -> None:
             "product_of_norms": number_or_reason(lambda: Walk(network, network.norm).constant(len(network.operations))),
             "norm_of_product": number_or_reason(lambda: linearised_norm(network)),
         }
-        if not directory.has(STABILITY):
+        rows = directory.read_rows(STABILITY, StabilityRow)
+        if not any(row.split == "test" for row in rows):
             observe = partial(steepness, network.on(device))
             seen = steepest_images(observe, dataset.test, dataset.num_classes, device, batch_size)
-            directory.write_rows(STABILITY, StabilityRow, seen)
-    rows = directory.read_rows(STABILITY, StabilityRow)
+            directory.write_rows(STABILITY, StabilityRow, itertools.chain(rows, seen))
+    rows = [row for row in directory.read_rows(STABILITY, StabilityRow) if row.split == "test"]
     directory.write_json(CONTENT, {"images": len(rows), **maxima(rows), **products})
     write_record(directory)
 

@@ -17,15 +17,17 @@ from lipcert.analyses.tightness.tables import layer_table, ratio_table
 from lipcert.configuration import build
 from lipcert.contracts import BoundCertificate, CertificateRow, Kind, Norm
 from lipcert.errors import CertificateBroken
-from lipcert.evaluation.arithmetic import exact_arithmetic
 from lipcert.evaluation.attack import attack_run
 from lipcert.evaluation.load import LoadedRun
 from lipcert.evaluation.record import write_record
-from lipcert.reporting.plotting import png
+from lipcert.frozen.exact import exact_arithmetic
+from lipcert.reporting.plotting import drawn
 from lipcert.runs.directory import RunDirectory
+from lipcert.runs.find import title_of
 from lipcert.runs.results import read_results
 
-ROWS, CONTENT, FIGURE, PICTURE = "tightness.csv", "tightness.json", "tightness.png", "tightness_picture.png"
+ROWS, CONTENT = "tightness.csv", "tightness.json"
+FIGURE, PICTURE = "tightness", "tightness_picture"  # .png and .svg
 
 
 class Settings(NamedTuple):
@@ -110,10 +112,14 @@ def analyse(run: LoadedRun, bound: BoundCertificate, settings: Settings) -> None
         "seconds": {"gradients": seconds},
     }
     directory.write_rows(ROWS, TightnessRow, rows)
-    directory.replace(FIGURE, png(tightness_figure(rows, layers, attacker.label, directory.path.resolve().name)))
-    directory.forget(PICTURE)
+    title = title_of(directory.path, run.config)
+    pictures = drawn(tightness_figure(rows, layers, attacker.label, title), FIGURE)
     if kept:
-        directory.replace(PICTURE, png(picture_figure(kept)))
+        pictures |= drawn(picture_figure(kept), PICTURE)
+    for name in (f"{PICTURE}.png", f"{PICTURE}.svg"):
+        directory.forget(name)
+    for name, picture in pictures.items():
+        directory.replace(name, picture)
     directory.write_json(CONTENT, content)
     write_record(directory)
 

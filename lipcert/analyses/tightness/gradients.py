@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from lipcert.datasets import batches
 from lipcert.datasets.sampling import stream
 from lipcert.datasets.split import Split
-from lipcert.evaluation.arithmetic import exact, images_at_once
 from lipcert.frozen import Network
+from lipcert.frozen.exact import exact, images_at_once
 from lipcert.frozen.gradients import jacobians
+from lipcert.progress import track
 
 NOISE = 3  # key of the random stream
 
@@ -64,9 +63,9 @@ def steepest(
     LMT's protocol (Tsuzuku et al., NeurIPS 2018, §6) image by image, where the authors' takes the steepest of a batch.
     """
     loader = batches(images, images_at_once(classes, images.input_shape, device, batch_size), device=device)
-    generator, console = stream(seed, NOISE), Console(stderr=True)
+    generator = stream(seed, NOISE)
     parts, anywhere = [], torch.zeros(classes, classes, dtype=torch.float64)
-    for image, y in track(loader, "gradients", len(loader), console=console, disable=not console.is_terminal):
+    for image, y in track(loader, "gradients", len(loader)):
         x = exact(image)
         logits, steep = pair_gradients(network, x)
         for _ in range(draws):
