@@ -19,8 +19,8 @@ from lipcert.certificates.interval import Interval
 from lipcert.certificates.pairwise import Pairwise
 from lipcert.contracts import Norm
 from lipcert.datasets import batches
-from lipcert.evaluation.arithmetic import exact, exact_arithmetic
 from lipcert.evaluation.load import LoadedRun, load_run
+from lipcert.frozen.exact import exact, exact_arithmetic
 
 
 class Without:
