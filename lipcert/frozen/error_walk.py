@@ -49,7 +49,8 @@ class ErrorWalk(Walk):
         entries, more, in_norm = self.shares[value - 1]
         if part is None or entries is None:
             return self.whole[value - 1]
-        return torch.minimum((lengths(entries[:, part.to(entries.device)], self.norm) + more) * UP, in_norm)
+        chosen = entries.reshape(len(entries), -1)[:, part.flatten().to(entries.device)]
+        return torch.minimum((lengths(chosen, self.norm) + more) * UP, in_norm)
 
     def behind_a_split(self, parts: dict[int, Tensor]) -> list[Tensor]:
         return []  # rounding errors after the split are not proportional to the movement of the split

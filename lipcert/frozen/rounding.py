@@ -29,6 +29,7 @@ from lipcert.frozen.operation import UP, Box, Operation, largest
 from lipcert.frozen.ops.affine import lengths, ones
 
 SLACK = 1e-6  # the computed value at the centre counts as larger by this share; whether that is enough is checked
+LITTLE = 2.0**-1000  # by which it may be wrong where it is 0
 
 
 def rounding(network: Network, walk: Walk, arithmetic: Arithmetic = FLOAT64) -> Tensor:
@@ -187,7 +188,7 @@ class _Pass:
         if self.doubt is not None:
             return self.doubt.entries[number].to(self.reach.device)
         centre = self.values[number].abs()
-        return SLACK * (centre + wide(self.of.speeds[number] * self.reach, centre)) + 2.0**-900
+        return SLACK * (centre + wide(self.of.speeds[number] * self.reach, centre)) + LITTLE
 
     def trusted(self, number: int, passed: Tensor, own: Tensor | None, more: Tensor) -> bool:
         """Whether the errors on the ball, and so that of the value at the centre, are as small as was assumed."""
@@ -198,7 +199,7 @@ class _Pass:
         centre, moved = lengths(self.values[number], self.norm), self.of.speeds[number] * self.reach
         if self.doubt is not None:
             return (centre + self.doubt.lengths[number].to(self.reach.device) + moved) * UP * UP
-        far = SLACK * (centre + moved) + 2.0**-900
+        far = SLACK * (centre + moved) + LITTLE
         by_norm = (centre + far + moved).where(self.found.lengths[number] <= far, math.inf)
         return torch.minimum(by_norm, lengths(self.size(number), self.norm) + self.move(number)) * UP * UP
 

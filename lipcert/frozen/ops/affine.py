@@ -228,7 +228,7 @@ def length(x: Tensor, norm: Norm) -> float:
 
 def lengths(x: Tensor, norm: Norm) -> Tensor:
     """The same of each tensor in a batch, (B,); infinite where an entry is not a number."""
-    x = x.flatten(1)
+    x = x.reshape(len(x), -1)
     order = {Norm.L1: 1.0, Norm.L2: 2.0, Norm.LINF: math.inf}[norm]
     found, up = torch.linalg.vector_norm(x, order, dim=1), 1 + 4 * (x.shape[1] + 4) * 2.0**-53
     if bool(((found > 2.0**-400) & (found < 2.0**400)).all()):  # no square that counts has underflowed

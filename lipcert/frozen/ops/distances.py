@@ -206,6 +206,8 @@ class NearestNeighbour(Operation):
     def longest(self) -> float:
         """The l2 norm of the longest stored image, which is computed once."""
         if "_longest" not in self.__dict__:
-            squares = [float(part.flatten(1).double().square().sum(1).max()) for part in self.images.split(4096)]
+            squares = [
+                float(part.flatten(1).double().square().sum(1).max()) for part in self.images.split(4096) if len(part)
+            ]
             self.__dict__["_longest"] = math.sqrt(max(squares, default=0.0)) / 255 * UP
         return self.__dict__["_longest"]
