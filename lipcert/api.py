@@ -106,9 +106,9 @@ class CertifiedClassifier:
                 self._certificate = strongest(self.network)
             parts = zip(x.split(BATCH), y.split(BATCH), strict=True)
             found = [self._certificate.judge(images_, labels_) for images_, labels_ in parts]
-        columns = [torch.cat(column) for column in list(zip(*(v[:3] for v in found), strict=True))]
-        prediction, margin, radius = (like(images, column) for column in columns)
-        return Certification(prediction, margin, radius, self._certificate.kind, self.norm)
+        rows = [(v.prediction, v.margin, v.radius, v.radius_float32) for v in found]
+        prediction, margin, radius, single = (like(images, torch.cat(column)) for column in zip(*rows, strict=True))
+        return Certification(prediction, margin, radius, self._certificate.kind, self.norm, single)
 
     def attack(
         self, images: ArrayLike | Tensor, labels: ArrayLike | Tensor, name: str, **settings: Any

@@ -20,6 +20,9 @@ class Certification(NamedTuple):
                 prediction is not the label
     kind        what the radius claims: `Kind.PROOF`
     norm        of the radius: l2, linf or l1
+
+    `radius_float32`, at most `radius`, is the same of images of float32 and of the network as it is deployed in
+    float32, whatever the order of summation.
     """
 
     prediction: Any
@@ -27,6 +30,7 @@ class Certification(NamedTuple):
     radius: Any
     kind: Kind
     norm: Norm
+    radius_float32: Any = None
 
 
 class AttackResult(NamedTuple):

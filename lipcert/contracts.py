@@ -74,12 +74,16 @@ class Verdict(NamedTuple):
 
     `margin` is signed: the label's logit minus the largest other one. A certificate that looks at each image by itself
     adds the radius that a Lipschitz bound of the whole network proves of it, `lipschitz_radius` ≤ `radius`.
+
+    `radius_float32` ≤ `radius`, which a proof adds, is of the network as it is deployed in float32: every image of
+    float32 in [0, 1] within it is given the label, whatever the order of summation.
     """
 
     prediction: Tensor
     margin: Tensor
     radius: Tensor
     lipschitz_radius: Tensor | None = None
+    radius_float32: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ class BoundCertificate:
 
     `judge(x, labels)` is a Verdict in x's precision; `report` holds the Lipschitz bound and a row a layer. `pairs`
     (K, K), of a certificate that rests on such a bound, is how far y_t − y_i moves at most while the image moves by 1,
-    and `errors` (K,) by how much a computed logit differs at most from the exact one.
+    and `errors` (K,) by how much a computed logit differs at most from the exact one; `deployed` is a
+    `frozen.deployed.Deployed`, the network in float32 with its own.
     `observe(x, labels)`, of a nominal one, is shown all images before it judges the first, and returns the columns that
     it saw of each: what a proof is never allowed to rest on.
     """
@@ -99,6 +104,7 @@ class BoundCertificate:
     report: dict[str, Any] = field(default_factory=dict)
     pairs: Tensor | None = None
     errors: Tensor | None = None
+    deployed: Any = None
     observe: Callable[[Tensor, Tensor], Sequence[Tensor]] | None = None
 
 
@@ -165,6 +171,7 @@ class CertificateRow(NamedTuple):
     margin            the label's logit minus the largest other one
     radius            in pixels of [0, 1], 0 where the prediction is wrong
     lipschitz_radius  what a Lipschitz bound of the whole network proves of the image, where `radius` is from elsewhere
+    radius_float32    of the network as it is deployed in float32, at most `radius`; None where that is not a proof
     """
 
     split: str
@@ -177,6 +184,7 @@ class CertificateRow(NamedTuple):
     margin: float
     radius: float
     lipschitz_radius: float | None = None
+    radius_float32: float | None = None
 
 
 class AttackRow(NamedTuple):

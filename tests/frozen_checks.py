@@ -17,7 +17,7 @@ from lipcert.frozen.boxes import all_boxes, worst_margins
 from lipcert.frozen.lipschitz import Walk
 from lipcert.frozen.network import Network
 from lipcert.frozen.pairs import pair_bounds
-from lipcert.frozen.rounding import overflows, rounding
+from lipcert.frozen.rounding import Roundings, overflows, rounding, wide
 
 SLACK = 1 + 1e-7  # of gains that are computed in float64; torch's own derivative of hardsigmoid has 1/6 in float32
 ORDERS = {Norm.L2: 2.0, Norm.LINF: math.inf, Norm.L1: 1.0}
@@ -196,14 +196,28 @@ def roundings(network: Network, seed: int, outcomes: Counter[str] | None = None)
     for run, same, x, arithmetic in runs:
         try:
             bound = rounding(same, Walk(same, same.norm), arithmetic)
+            balls = in_balls(same, x.double(), generator) if arithmetic is FLOAT32 else bound.expand(len(x), -1)
         except ValueError:  # no finite Lipschitz constant
             continue
         if outcomes is not None:
             outcomes["finite" if bool(bound.isfinite().all()) else "infinite"] += 1
-        for image in x:
-            exact = frozen_exact.logits(same, image)
-            count += below(error(run(image[None])[0], exact), bound, (arithmetic, network.operations))
+        for image, ball in zip(x, balls, strict=True):
+            errors = error(run(image[None])[0], frozen_exact.logits(same, image))
+            count += below(errors, bound, (arithmetic, network.operations))
+            count += below(errors, ball, (arithmetic, "in a ball", network.operations))
     return count
+
+
+def in_balls(network: Network, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Bounds (B, K) of the errors of float32 at images, by balls around others; the first is its own centre."""
+    share = torch.rand(len(x), generator=generator, dtype=torch.float64).mul(0.5)
+    share[0] = 0
+    if any(operation.kind == "nearest_neighbour" for operation in network.operations):
+        share[:] = 0  # away from the centre, its bounds are of margins alone
+    centres = (x + wide(share, x) * (torch.rand(x.shape, generator=generator, dtype=torch.float64) - x)).clamp(0, 1)
+    reach = lengths((centres - x).flatten(1), ORDERS[network.norm]) * (1 + 1e-12)
+    of = Roundings(network, Walk(network, network.norm))
+    return of.around(network.values(centres), reach, FLOAT32).logits
 
 
 def steps(network: Network, seed: int) -> int:

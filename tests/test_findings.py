@@ -28,6 +28,7 @@ from lipcert.layers import Replicate, TwoSidedReLU
 freezing = import_module("lipcert.frozen.freeze")  # the package has the function of that name
 program = import_module("lipcert.frozen.capture.program")
 roundings = import_module("lipcert.frozen.rounding")
+error_walk = import_module("lipcert.frozen.error_walk")
 VECTOR = (6,)
 
 
@@ -338,7 +339,9 @@ def test_underflow(name):
 def test_underflow_without_the_tiny_terms(monkeypatch):
     monkeypatch.setattr(lipschitz, "LEAST", 0.0)
     plain = {Norm.L2: 2, Norm.LINF: torch.inf}
-    monkeypatch.setattr(roundings, "length", lambda x, norm: float(x.flatten().norm(p=plain[norm])))
+    for module in (roundings, error_walk):
+        monkeypatch.setattr(module, "lengths", lambda x, norm: x.reshape(len(x), -1).norm(p=plain[norm], dim=1))
+    monkeypatch.setattr(error_walk, "LEAST", 0.0)
     module = chain(CHAINS["partly underflowing"]).double()
     network = freeze(module, VECTOR)
     certified, wrong = counterexamples(module, network, near_boundaries(network), replace(FLOAT64, tiny=0.0))

@@ -10,8 +10,9 @@ from torch import Tensor
 from lipcert.certificates.pairwise import Pairwise
 from lipcert.contracts import BoundCertificate, Kind, Norm, Verdict
 from lipcert.frozen import Network
-from lipcert.frozen.arithmetic import FLOAT64
+from lipcert.frozen.arithmetic import FLOAT32, FLOAT64, Arithmetic
 from lipcert.frozen.boxes import worst_margins
+from lipcert.frozen.deployed import Deployed
 from lipcert.frozen.network import required
 
 
@@ -39,13 +40,18 @@ class Interval:
         lipschitz = Pairwise()(network)
         pairs: Any = lipschitz.pairs
         errors: Any = lipschitz.errors
+        deployed: Deployed = lipschitz.deployed
         unit = FLOAT64.unit
+
+        def worst(of: Network, x: Tensor, labels: Tensor, eps: Tensor, arithmetic: Arithmetic) -> Tensor:
+            """The least margins (B, K) of a network within eps (B,)."""
+            reach = eps.view(-1, *[1] * (x.dim() - 1)) + 2 * unit  # because x ± eps rounds once
+            low, high = (x - reach).clamp(0, 1), (x + reach).clamp(0, 1)
+            return worst_margins(of.on(x.device), low, high, labels, arithmetic)
 
         def prove(x: Tensor, labels: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
             """Whether eps (B,) is proved, and by how much it can change (B,): up where it is, at least down if not."""
-            reach = eps.view(-1, *[1] * (x.dim() - 1)) + 2 * unit  # because x ± eps rounds once
-            low, high = (x - reach).clamp(0, 1), (x + reach).clamp(0, 1)
-            margins = worst_margins(network.on(x.device), low, high, labels, FLOAT64)
+            margins = worst(network, x, labels, eps, FLOAT64)
             speed, lost = pairs.to(margins)[labels], errors.to(margins)
             lost = (lost[labels][:, None] + lost) * (1 + 1e-12)
             own = torch.zeros_like(margins, dtype=torch.bool).scatter_(1, labels[:, None], True)
@@ -69,6 +75,28 @@ class Interval:
                     proved, (4 * torch.maximum(ahead, step[todo])).clamp_min(self.tolerance), step[todo] / 2
                 )
                 todo = todo[high[todo] - low[todo] > self.tolerance]
-            return verdict._replace(radius=torch.maximum(low, verdict.radius), lipschitz_radius=verdict.radius)
+            radius = torch.maximum(low, verdict.radius)
+            single: Any = verdict.radius_float32
+            if deployed.bounded:
+                single = in_float32(x, labels, radius, verdict.radius, single)
+            return Verdict(verdict.prediction, verdict.margin, radius, verdict.radius, single)
 
-        return BoundCertificate(self.kind, Norm.LINF, judge, lipschitz.report)
+        def in_float32(x: Tensor, labels: Tensor, radius: Tensor, by_lipschitz: Tensor, found: Tensor) -> Tensor:
+            """The radii (B,) of the network in float32: `radius` less the smallest of growing steps at which boxes in
+            float32 prove it. They are at least `found`, what its Lipschitz bound proves, whose loss from `by_lipschitz`
+            says how small the first step should be. Boxes know nothing of overflow: it must be impossible."""
+            step = 2 * (1 - found / by_lipschitz).nan_to_num(0.0).clamp(1e-6, 1e-5)
+            found = found.clone()
+            inside = ((x >= 0) & (x <= 1)).flatten(1).all(1)  # other images are none
+            todo = ((found < radius) & inside).nonzero()[:, 0]
+            while len(todo):
+                eps = radius[todo] * (1 - step[todo])
+                margins = worst(deployed.network, x[todo], labels[todo], eps, FLOAT32)
+                own = torch.zeros_like(margins, dtype=torch.bool).scatter_(1, labels[todo, None], True)
+                proved = ((margins > 0) | own).all(1)
+                found[todo] = torch.where(proved, torch.maximum(eps, found[todo]), found[todo])
+                step[todo] *= 2
+                todo = todo[~proved & (radius[todo] * (1 - step[todo]) > found[todo])]
+            return found
+
+        return BoundCertificate(self.kind, Norm.LINF, judge, lipschitz.report, deployed=deployed)

@@ -11,6 +11,7 @@ from torch import Tensor
 from lipcert.attacks.judge import definite
 from lipcert.contracts import BoundCertificate, Kind, Verdict
 from lipcert.frozen import Network
+from lipcert.frozen.deployed import Deployed
 from lipcert.frozen.lipschitz import Walk
 from lipcert.frozen.network import required
 from lipcert.frozen.pairs import BOUNDS, PairBounds, pair_bounds
@@ -45,8 +46,14 @@ class Pairwise:
         claimed = pair_bounds(claimed_walk(walk), self.bounds) if schemes else found
         report = bound_report(found, claimed, self.bounds, layer_rows(walk))
         errors = rounding(network, walk)
-        judge = pairwise_judge(network, pairs, errors)
-        return BoundCertificate(self.kind, network.norm, judge, report, pairs, errors)
+        if self.kind is not Kind.PROOF:
+            return BoundCertificate(
+                self.kind, network.norm, pairwise_judge(network, pairs, errors), report, pairs, errors
+            )
+        deployed = Deployed(network, walk, self.bounds)
+        report["float32"] = deployed.report()
+        judge = pairwise_judge(network, pairs, errors, deployed)
+        return BoundCertificate(self.kind, network.norm, judge, report, pairs, errors, deployed)
 
     def walk(self, network: Network) -> Walk:
         """The walk that bounds the Lipschitz constants of the network's values."""
@@ -79,26 +86,58 @@ def bound_report(
     }
 
 
-def pairwise_judge(network: Network, pairs: Tensor, errors: Tensor) -> Callable[[Tensor, Tensor], Verdict]:
+def pairwise_judge(
+    network: Network, pairs: Tensor, errors: Tensor, deployed: Deployed | None = None
+) -> Callable[[Tensor, Tensor], Verdict]:
     """A function from images (B, C, H, W) and labels (B,) to a Verdict.
 
     `pairs` (K, K) bounds the Lipschitz constant of each difference of logits, and `errors` (K,) the rounding error of
-    each logit. A margin is reduced by the errors of its two logits, and the operations on it round down. An image whose
-    prediction is wrong, or whose logits are not finite, has radius 0.
+    each logit. With `deployed`, the verdict holds the radii of the network in float32 too.
     """
 
     def judge(x: Tensor, labels: Tensor) -> Verdict:
         logits = network.on(x.device)(x)
-        own = logits.gather(1, labels[:, None])
-        is_label = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, labels[:, None], True)
-        margins = own - logits
-        margin = margins.masked_fill(is_label, torch.inf).amin(1)
-        slopes, lost = pairs.to(logits)[labels], errors.to(logits)
-        unit = torch.finfo(logits.dtype).eps
-        proven = (margins - (lost[labels][:, None] + lost) * (1 + 4 * unit)) * (1 - 8 * unit)
-        ratio = torch.where(slopes > 0, proven / slopes, torch.where(proven > 0, torch.inf, -torch.inf))
-        radius = ratio.masked_fill(is_label, torch.inf).amin(1).clamp_min(0).nan_to_num(0.0, posinf=torch.inf)
-        correct = definite(logits, labels)
-        return Verdict(logits.argmax(1), margin, torch.where(correct & (margin > 0), radius * (1 - 4 * unit), 0.0))
+        radius = proved_radius(logits, labels, pairs, errors)
+        margin = margins(logits, labels).amin(1)
+        single = None if deployed is None else radius_float32(deployed, x, labels, radius)
+        return Verdict(logits.argmax(1), margin, radius, radius_float32=single)
 
     return judge
+
+
+def radius_float32(deployed: Deployed, x: Tensor, labels: Tensor, radius: Tensor) -> Tensor:
+    """The radii (B,) of the network in float32, on images of float32 in [0, 1]; none is above `radius`.
+
+    As errors grow with the ball, those on the ball of that radius hold on any smaller one. 0 where x is no image.
+    """
+    found = torch.zeros_like(radius)
+    image = ((x >= 0) & (x <= 1)).flatten(1).all(1)
+    if deployed.refused or not bool((todo := (radius > 0) & image).any()):
+        return found
+    parts, at = [], labels[todo]
+    for logits, errors in deployed.around(x[todo], radius[todo]):
+        own, at = at[: len(logits)], at[len(logits) :]
+        parts.append(proved_radius(logits, own, deployed.pairs, errors + deployed.errors.to(errors)))
+    return found.masked_scatter(todo, torch.minimum(torch.cat(parts), radius[todo]))
+
+
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """The label's logit minus each other one, (B, K); infinite at the label."""
+    return (logits.gather(1, labels[:, None]) - logits).scatter(1, labels[:, None], torch.inf)
+
+
+def proved_radius(logits: Tensor, labels: Tensor, pairs: Tensor, errors: Tensor) -> Tensor:
+    """The radii (B,) that computed logits prove, `pairs` (K, K) bounding the Lipschitz constants of their differences.
+
+    A margin is reduced by the errors of its two logits, (K,) or (B, K), and the operations on it round down. An image
+    whose prediction is wrong, or whose logits are not finite, has radius 0.
+    """
+    gaps, slopes = margins(logits, labels), pairs.to(logits)[labels]
+    lost = errors.to(logits).expand_as(logits)
+    unit = torch.finfo(logits.dtype).eps
+    proven = (gaps - (lost.gather(1, labels[:, None]) + lost) * (1 + 4 * unit)) * (1 - 8 * unit)
+    ratio = torch.where(slopes > 0, proven / slopes, torch.where(proven > 0, torch.inf, -torch.inf))
+    ratio = ratio.scatter(1, labels[:, None], torch.inf)
+    radius = ratio.amin(1).clamp_min(0).nan_to_num(0.0, posinf=torch.inf)
+    right = definite(logits, labels) & (gaps.amin(1) > 0)
+    return torch.where(right, radius * (1 - 4 * unit), 0.0)

@@ -124,8 +124,8 @@ def certify_images(
             continue
         verdict = bound.judge(exact(x), y)
         columns = [column.tolist() for column in (y, verdict.prediction, verdict.margin, verdict.radius)]
-        by_network = verdict.lipschitz_radius
-        columns.append([None] * len(y) if by_network is None else by_network.tolist())
+        for column in (verdict.lipschitz_radius, verdict.radius_float32):
+            columns.append([None] * len(y) if column is None else column.tolist())
         key = (bound.norm.value, label, bound.kind.value)
         rows = [CertificateRow(split, at + i, *key, *row) for i, row in enumerate(zip(*columns, strict=True))]
         yield [row for row in rows if row.index not in done]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lipcert.frozen.arithmetic import Arithmetic
+from lipcert.frozen.arithmetic import FLOAT64, Arithmetic
 from lipcert.frozen.lipschitz import Operations
 from lipcert.frozen.operation import UP, Box
 from lipcert.frozen.ops.affine import top
@@ -60,6 +60,7 @@ def _joined_margins(head: Linear, low: Tensor, high: Tensor, labels: Tensor, ari
     centre, radius = (low + high) / 2, (high - low) / 2
     if arithmetic.unit:
         radius = radius + 2 * arithmetic.tiny  # numbers that are flushed to zero
+    rounds, here = (a.safety * a.gamma(weight.shape[1] + 6) for a in (arithmetic, FLOAT64))
     classes = [(t, (labels == t).nonzero()[:, 0]) for t in labels.unique().tolist()]
     parts = []
     for t, rows in classes:  # no (B, K, features) tensor
@@ -69,7 +70,7 @@ def _joined_margins(head: Linear, low: Tensor, high: Tensor, labels: Tensor, ari
             sizes = torch.maximum(low[rows].abs(), high[rows].abs()) + arithmetic.tiny
             reach = F.linear(sizes, weight[t].abs() + weight.abs()) + bias[t].abs() + bias.abs()
             below = 8 * (weight.shape[1] + 2) * arithmetic.tiny * (1 + top(sizes))
-            worst = worst - 16 * arithmetic.gamma(weight.shape[1] + 6) * reach * UP - below
+            worst = worst - (rounds + here) * reach * UP - below
         parts.append(worst)
     order = torch.cat([rows for _, rows in classes])
     return torch.cat(parts)[order.argsort()]

@@ -59,6 +59,7 @@ class Walk:
         self.shapes = (network.shape, *(operation.shape for operation in network.operations))
         self.known: dict[tuple[int, bytes | None], Any] = {}
         self.norms: dict[tuple, Any] = {}
+        self.operators: dict[tuple, Callable[[], Operator]] = {}  # whose norms are known
         self.root, self.needed = 0, torch.zeros(())
         sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + FRAMES * len(network.operations)))
 
@@ -173,6 +174,7 @@ class Walk:
         """The norm that is known by `key`; it is computed where it is not known yet."""
         if key not in self.norms:
             self.norms[key] = self.computed(key, operator)
+            self.operators[key] = operator
         return self.norms[key]
 
     def computed(self, key: tuple, operator: Callable[[], Operator]) -> Any:

@@ -76,9 +76,23 @@ class Operation:
         """
         raise NotImplementedError
 
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
-        """The same distance in `norm`, for inputs of norms up to `lengths`. Infinite where only `rounded` is known."""
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
+        """The same distance in `norm`, for inputs of norms up to `lengths`, which are numbers or tensors (B,). Infinite
+        where only `rounded` is known.
+
+        Where it is finite, sizes may be split: for inputs of magnitudes a + m, with the norm of m at most ρ, the vector
+        of errors is at most `rounded` of a, plus one whose norm is at most this bound of ρ less that of 0.
+        """
         return math.inf
+
+    def rounded_near(self, arithmetic: Arithmetic, least: Tensor, size: Tensor, *sizes: Tensor) -> Tensor:
+        """`rounded`, where the magnitudes of the exact value are also known to be at least `least`.
+
+        For logits this may be what they have at the centre of a ball alone. An operation that makes use of it then owes
+        this: each computed logit on the ball lies between two functions, up to an error, that have no larger Lipschitz
+        constant than the logit itself; the bound is of that error plus their distance at the centre.
+        """
+        return self.rounded(arithmetic, size, *sizes)
 
     def pull_back(self, shape: Shape, weights: Tensor, errors: Tensor) -> tuple[Tensor, Tensor] | None:
         """Functionals ⟨weights, value⟩, (R, *self.shape), known up to `errors`, as functionals of the input of `shape`,
@@ -125,7 +139,7 @@ class Ordering(Operation):
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
         return torch.zeros_like(size)
 
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
         return 0.0
 
 

@@ -149,7 +149,10 @@ class RunDirectory:
         row_type = type(rows[0])
         manifest = self.manifest()
         before = self.read(name, LARGE) if name in manifest["files"] else header(row_type).encode()
-        parse_rows(before[: before.find(b"\n") + 1], row_type, str(self / name))
+        first = before[: before.find(b"\n") + 1]
+        parse_rows(first, row_type, str(self / name))
+        if first != header(row_type).encode():  # of an older version, with fewer columns
+            return self.write_rows(name, row_type, [*self.read_rows(name, row_type), *rows])
         text = format_rows(row_type, rows).encode()
         if name not in manifest["files"]:
             files.append(self._place(name), before + text, 0)

@@ -53,7 +53,8 @@ class Results(NamedTuple):
         return found
 
     def best(self, kind: Kind) -> list[CertificateRow]:
-        """Of each image the row with the largest radius, among the certificates of one kind.
+        """Of each image the row with the largest radius, among the certificates of one kind, and the largest
+        `radius_float32`.
 
         Each of several proofs holds, so the largest radius does. ValueError where they are of different answers.
         """
@@ -61,7 +62,11 @@ class Results(NamedTuple):
         for rows in zip(*columns, strict=True):
             if len({(row.index, row.label, row.prediction, row.norm) for row in rows}) > 1:
                 raise ValueError(f"the certificates disagree on image {rows[0].index}: they are of different networks")
-        return [max(rows, key=lambda row: row.radius) for rows in zip(*columns, strict=True)]
+        found = []
+        for rows in zip(*columns, strict=True):
+            single = max((row.radius_float32 for row in rows if row.radius_float32 is not None), default=None)
+            found.append(max(rows, key=lambda row: row.radius)._replace(radius_float32=single))
+        return found
 
 
 def read_facts(run: RunDirectory, name: str, split: str = "test") -> dict[str, dict[str, Any]]:
@@ -88,9 +93,19 @@ def _is_certificate(facts: Mapping[str, Any]) -> bool:
         and all(map(_is_number, seconds.values()))
         and all(facts.get(key) is None or _is_number(facts[key]) for key in NUMBERS)
         and (smallest is None or (isinstance(smallest, dict) and all(map(_is_count, smallest.values()))))
+        and _is_float32(facts.get("float32", {}))
         and isinstance(layers, list)
         and all(isinstance(row, dict) and isinstance(row.get("layer"), str) for row in layers)
         and all(row.get(key) is None or _is_number(row[key]) for row in layers for key in ("norm", "lipschitz", "cost"))
+    )
+
+
+def _is_float32(report: Any) -> bool:
+    """Whether it is what `frozen.deployed.Deployed.report` says."""
+    return (
+        isinstance(report, dict)
+        and all(report.get(key) is None or isinstance(report[key], str) for key in ("layer", "refused"))
+        and all(report.get(key) is None or _is_number(report[key]) for key in ("error", "share"))
     )
 
 

@@ -33,10 +33,16 @@ def format_rows(row_type: type[Row], rows: Iterable[Row]) -> str:
 
 
 def parse_rows(data: bytes, row_type: type[Row], source: str) -> list[Row]:
-    """The rows of a file's content. ValueError, with `source` and line, if it holds anything else."""
+    """The rows of a file's content, which may lack the last fields that have a default: older versions knew fewer.
+    ValueError, with `source` and line, if it holds anything else."""
     first, newline, rest = data.partition(b"\n")
     due = header(row_type)
-    if (first.rstrip(b"\r") + newline) != due.encode():
+    names = row_type._fields
+    for count in range(len(names) - len(row_type._field_defaults), len(names) + 1):
+        if first.rstrip(b"\r") + newline == (",".join(names[:count]) + "\n").encode():
+            names = names[:count]
+            break
+    else:
         found = first[:80].decode(errors="replace")
         raise ValueError(f"{source}, line 1: header {found!r} where {due.rstrip()!r} is due")
     try:
@@ -47,7 +53,7 @@ def parse_rows(data: bytes, row_type: type[Row], source: str) -> list[Row]:
     if lines.pop():
         raise ValueError(f"{source}, line {len(lines) + 2}: the line is cut short")
     parsers = [_parser(hint) for hint in get_type_hints(row_type).values()]
-    names = row_type._fields
+    parsers = parsers[: len(names)]
     rows = []
     for number, line in enumerate(lines, start=2):
         try:

@@ -19,6 +19,7 @@ _ACCURACY = "fraction of test images classified rightly with a radius of eps or 
 _BY_CONSTRUCTION = "the same with the bound that construction gives, before the layers' norms are measured"
 _BY_LIPSCHITZ = "the same by the network's Lipschitz bound alone, where the certificate looks at each image by itself"
 _MEAN, _MEDIAN = "mean radius, misclassified images counting 0", "median radius, misclassified images counting 0"
+_FLOAT32 = " of the network as it is deployed in float32, in any order of summation"
 
 # Every key of summary.json in one phrase. Fractions are of 1, eps, radii and distances in pixels of [0, 1].
 KEYS: dict[str, str] = {
@@ -36,6 +37,10 @@ KEYS: dict[str, str] = {
     "certified_accuracy_by_lipschitz": f"{{eps: {_BY_LIPSCHITZ}}}",
     "mean_radius": f"{_MEAN}, proved",
     "median_radius": f"{_MEDIAN}, proved",
+    "certified_accuracy_float32": f"{{eps: {_ACCURACY}}}, proved{_FLOAT32}",
+    "mean_radius_float32": f"{_MEAN}, proved{_FLOAT32}",
+    "median_radius_float32": f"{_MEDIAN}, proved{_FLOAT32}",
+    "float32": "the operation that costs float32 most: its share in the error of logits, on all images; or why refused",
     **_of_each_kind("accuracy", f"{{eps: {_ACCURACY}}}"),
     **_of_each_kind("accuracy_by_construction", f"{{eps: {_BY_CONSTRUCTION}}}"),
     **_of_each_kind("accuracy_by_lipschitz", f"{{eps: {_BY_LIPSCHITZ}}}"),
@@ -114,6 +119,8 @@ def summary(
     record |= {key: report.get(key) for key in bounds}
     record["splits"] = {split: _of_split(found, eps) for split, found in (splits or {}).items()}
     record["layers"] = report.get("layers", [])
+    if "float32" in report:
+        record["float32"] = report["float32"]
     record["robust_accuracy"], record["attacked_images"], record["median_distance"] = {}, {}, {}
     for attack, tried in numbers.attacks(results.attacks):
         at = tried or (eps if numbers.attack_norm(attack) == report["norm"] else ())
@@ -139,6 +146,11 @@ def _claims(rows: Sequence[CertificateRow], eps: Sequence[float]) -> dict[str, A
         f"{radius}mean_radius": numbers.mean_radius(rows),
         f"{radius}median_radius": numbers.median_radius(rows),
     }
+    if kind is Kind.PROOF and all(row.radius_float32 is not None for row in rows):
+        single = [row._replace(radius=row.radius_float32 or 0.0) for row in rows]
+        record["certified_accuracy_float32"] = {_key(e): accuracy(single, e) for e in eps}
+        record["mean_radius_float32"] = numbers.mean_radius(single)
+        record["median_radius_float32"] = numbers.median_radius(single)
     if any(row.lipschitz_radius is not None for row in rows):
         own = [row.radius if row.lipschitz_radius is None else row.lipschitz_radius for row in rows]
         plain = [row._replace(radius=radius_) for row, radius_ in zip(rows, own, strict=True)]

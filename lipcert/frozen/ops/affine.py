@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from lipcert import norms
 from lipcert.contracts import Norm
-from lipcert.frozen.arithmetic import Arithmetic
+from lipcert.frozen.arithmetic import FLOAT64, Arithmetic
 from lipcert.frozen.operation import UP, Box, Operation, Shape, expect_broadcast, largest, outward
 
 if TYPE_CHECKING:
@@ -39,7 +40,14 @@ class LinearMap(Operation):
         raise NotImplementedError
 
     def growth(self, norm: Norm) -> float:
-        """An upper bound of the norm of |W|."""
+        """An upper bound of the norm of |W|, which is computed once."""
+        known: dict[Norm, float] = self.__dict__.setdefault("_growths", {})
+        if norm not in known:
+            known[norm] = float(norms.growth(self.whole(), norm).max())
+        return known[norm]
+
+    def whole(self) -> norms.Operator:
+        """W as one operator."""
         raise NotImplementedError
 
     def input_shape(self) -> Shape:
@@ -56,7 +64,9 @@ class LinearMap(Operation):
         if arithmetic.unit:
             x = largest((low, high)) + arithmetic.tiny
             size = self.magnitudes(x) + self._offset_size()
-            reach = reach + 16 * arithmetic.gamma(self.fan_in + 4) * size + self._underflow(arithmetic) * (1 + top(x))
+            rounds = arithmetic.safety * arithmetic.gamma(self.fan_in + 4)
+            here = FLOAT64.safety * FLOAT64.gamma(self.fan_in + 4)  # this very sum is computed in float64
+            reach = reach + (rounds + here) * size + self._underflow(arithmetic) * (1 + top(x))
             return outward(middle, middle, reach)
         return middle - reach, middle + reach
 
@@ -64,22 +74,26 @@ class LinearMap(Operation):
         return self.magnitudes(errors[0]) * UP
 
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
-        """8·γ_{n+2}·(|W||x| + |b|): this holds for any order of summation, and for any blocking of a convolution."""
+        """γ_{n+2}·(|W||x| + |b|), times the safety of the arithmetic, and what is lost to numbers below the smallest
+        normal one. This holds for any order of summation, with or without fused multiply-add."""
         (x,) = sizes
         reach = self.magnitudes(x + arithmetic.tiny) + self._offset_size()
         flushed = self.magnitudes(torch.full_like(x, arithmetic.tiny))  # inputs that are flushed to zero
-        return (8 * arithmetic.gamma(self.fan_in + 2) * reach + flushed) * UP + self._underflow(arithmetic) * (
-            1 + top(x)
-        )
+        below = self._underflow(arithmetic) * (1 + top(x))
+        return (self._relative(arithmetic) * reach + flushed) * UP + below
 
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
         """The norm of |W| times that of the input (Higham, §3.5)."""
         (size,) = lengths
         growth, offset = self.growth(norm), self.offset()
         flushed = growth * ones(self.input_shape(), norm) * arithmetic.tiny
         reach = growth * size + flushed + (0.0 if offset is None else spread(offset, self.shape, norm))
         below = ones(self.shape, norm) * self._underflow(arithmetic) * (1 + size)
-        return (8 * arithmetic.gamma(self.fan_in + 2) * reach + flushed + below) * UP
+        return (self._relative(arithmetic) * reach + flushed + below) * UP
+
+    def _relative(self, arithmetic: Arithmetic) -> float:
+        """That of n products and an offset, n + 1 roundings deep, and of the float64 sum that bounds it."""
+        return arithmetic.safety * arithmetic.gamma(self.fan_in + 2)
 
     def pull_back(self, shape: Shape, weights: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
         """Wᵀ, as the derivative of `linear`; the weight of an entry that W does not read stays exactly 0."""
@@ -157,15 +171,19 @@ class Affine(Operation):
 
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
         (x,) = sizes
-        steep = torch.ones((), dtype=x.dtype) if self.scale is None else self.scale.abs()
+        if self.scale is None:  # one rounding, relative to the result
+            return arithmetic.safety * arithmetic.unit * (size + 2 * arithmetic.tiny) + 4 * arithmetic.tiny
+        steep = self.scale.abs()
         reach = (x + arithmetic.tiny) * steep + (0.0 if self.shift is None else self.shift.abs())
-        return (4 * arithmetic.gamma(2) * reach + arithmetic.tiny * (steep + x)) * UP + 4 * arithmetic.tiny
+        relative = arithmetic.safety * arithmetic.gamma(2)
+        return (relative * reach + arithmetic.tiny * (steep + x)) * UP + 4 * arithmetic.tiny
 
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
         steep = 1.0 if self.scale is None else float(self.scale.abs().max())
         flushed = ones(self.shape, norm) * arithmetic.tiny
         reach = (lengths[0] + flushed) * steep + (0.0 if self.shift is None else spread(self.shift, self.shape, norm))
-        return (4 * arithmetic.gamma(2) * reach + flushed * (steep + 4) + arithmetic.tiny * lengths[0]) * UP
+        relative = arithmetic.safety * arithmetic.gamma(2)
+        return (relative * reach + flushed * (steep + 4 + lengths[0])) * UP
 
     def pull_back(self, shape: Shape, weights: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
         if self.scale is None:
@@ -206,6 +224,23 @@ def length(x: Tensor, norm: Norm) -> float:
     scaled = x / most
     length = most * float(scaled.norm() if norm is Norm.L2 else scaled.sum()) * (1 + 4 * (len(x) + 4) * 2.0**-53)
     return max(length, 2.0**-1022)
+
+
+def lengths(x: Tensor, norm: Norm) -> Tensor:
+    """The same of each tensor in a batch, (B,); infinite where an entry is not a number."""
+    x = x.reshape(len(x), -1)
+    order = {Norm.L1: 1.0, Norm.L2: 2.0, Norm.LINF: math.inf}[norm]
+    found, up = torch.linalg.vector_norm(x, order, dim=1), 1 + 4 * (x.shape[1] + 4) * 2.0**-53
+    if bool(((found > 2.0**-400) & (found < 2.0**400)).all()):  # no square that counts has underflowed
+        return found if norm is Norm.LINF else found * up
+    x = x.abs().nan_to_num(math.inf, math.inf)
+    most = x.amax(1)
+    if norm is Norm.LINF:
+        return most
+    scaled = x / torch.where(most > 0, most, 1.0)[:, None]
+    sums = scaled.square().sum(1).sqrt() if norm is Norm.L2 else scaled.sum(1)
+    found = most * sums * up
+    return torch.where(most > 0, found.clamp_min(2.0**-1022), 0.0).nan_to_num(math.inf, math.inf)
 
 
 def top(x: Tensor) -> Tensor:

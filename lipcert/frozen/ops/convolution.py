@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lipcert import norms
-from lipcert.contracts import Norm
 from lipcert.frozen.operation import Shape, expect
 from lipcert.frozen.ops.affine import LinearMap
 
@@ -70,8 +69,8 @@ class Convolution(LinearMap):
     def row_axis(self) -> int:
         return 0
 
-    def growth(self, norm: Norm) -> float:
-        return float(norms.growth(self.operator(self.weight, self.groups), norm).max())
+    def whole(self) -> norms.Operator:
+        return self.operator(self.weight, self.groups)
 
     def input_shape(self) -> Shape:
         return (self.channels * self.groups, *self.size)

@@ -43,7 +43,7 @@ class _Distances(Operation):
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
         """At p = ∞ a difference rounds once, and the maximum is exact; otherwise powers, sums and roots round too."""
         if self.p == math.inf:
-            return 4 * arithmetic.unit * size + 8 * arithmetic.tiny
+            return arithmetic.safety * arithmetic.unit * size + 8 * arithmetic.tiny
         n = self.weight[0].numel()
         lost = (4 * n + 8) * arithmetic.tiny if self.p == 1 else math.sqrt((4 * n + 8) * arithmetic.tiny)
         own = 8 * arithmetic.gamma(n + 8) * (size + self.spread_of(sizes[0])) + lost
@@ -186,11 +186,28 @@ class NearestNeighbour(Operation):
         return errors[0].flatten(1).sum(1, keepdim=True).expand(-1, self.classes) * UP
 
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
-        """The point that the search finds may be farther than the nearest by √(error of a squared distance)."""
+        return self.rounded_near(arithmetic, torch.zeros_like(size), size, *sizes)
+
+    def rounded_near(self, arithmetic: Arithmetic, least: Tensor, size: Tensor, *sizes: Tensor) -> Tensor:
+        """The search compares squared distances, with errors of at most s/2 each. The image that it finds is at most at
+        √(d² + s), if the nearest is at d: farther by at most √s, and by at most s/(2d). As √(d² + s) moves by no more
+        than d does, the distance d at the centre of a ball is enough. The distance to the image that was found rounds
+        as the norm of a vector does, and the stored image, which is divided by 255, rounds too."""
         n = max(1, sizes[0].numel() // len(sizes[0]))
-        longest = float(sizes[0].flatten(1).norm(dim=1).max()) + math.sqrt(n)
-        if not longest * longest < arithmetic.largest / 8:  # if squares overflow
-            return torch.full((len(sizes[0]), self.classes), math.inf, dtype=sizes[0].dtype)
+        longest = torch.linalg.vector_norm(sizes[0].flatten(1), dim=1, keepdim=True) * UP + self.longest
         squared = 2 * arithmetic.gamma(n + 8) * longest * longest + (8 * n + 16) * arithmetic.tiny
-        local = math.sqrt(squared) + 8 * arithmetic.gamma(n + 8) * longest + 2e-15  # it adds 1e-30 under the root
-        return torch.full((len(sizes[0]), self.classes), local * UP, dtype=sizes[0].dtype)
+        farther = torch.minimum(squared.sqrt(), squared / (2 * least)) * UP
+        own = arithmetic.safety * arithmetic.gamma(n + 8) * (size.minimum(longest) + farther)
+        own = own + farther + 8 * arithmetic.unit * longest + math.sqrt((8 * n + 16) * arithmetic.tiny)
+        own = (own + 2e-15) * UP  # it adds 1e-30 under the root
+        return own.where(longest * longest < arithmetic.largest / 8, math.inf)  # if squares overflow
+
+    @property
+    def longest(self) -> float:
+        """The l2 norm of the longest stored image, which is computed once."""
+        if "_longest" not in self.__dict__:
+            squares = [
+                float(part.flatten(1).double().square().sum(1).max()) for part in self.images.split(4096) if len(part)
+            ]
+            self.__dict__["_longest"] = math.sqrt(max(squares, default=0.0)) / 255 * UP
+        return self.__dict__["_longest"]

@@ -51,7 +51,7 @@ class Add(Operation):
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
         return 2 * arithmetic.unit * (sizes[0] + sizes[1]) * UP + 4 * arithmetic.tiny
 
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
         return (2 * arithmetic.unit * sum(lengths) + 4 * arithmetic.tiny * ones(self.shape, norm)) * UP
 
 
@@ -171,6 +171,11 @@ class Split(Operation):
         flushed = (2 + sizes[0]) * arithmetic.tiny  # of results and of factors
         return torch.stack((self.first.abs() * x + flushed, self.second.abs() * x + flushed), 1) * UP
 
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
+        steep = float(self.first.abs().max()) + float(self.second.abs().max())
+        flushed = (2 + steep + lengths[0]) * arithmetic.tiny * ones(self.shape, norm)
+        return (2 * arithmetic.unit * steep * lengths[0] + flushed) * UP
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Merge(Operation):
@@ -219,7 +224,7 @@ class Merge(Operation):
         flushed = (self.first.abs() + self.second.abs() + x + y + 6) * arithmetic.tiny
         return (4 * arithmetic.gamma(2) * reach + flushed) * UP
 
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
         steep = [float(c.abs().max()) for c in (self.first, self.second)]
         flushed = (sum(steep) + sum(lengths) + 6) * arithmetic.tiny * ones(self.shape, norm)
         reach = sum(s * n for s, n in zip(steep, lengths, strict=True)) + flushed

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lipcert.contracts import Norm
 from lipcert.frozen.operation import Shape, expect
 from lipcert.frozen.ops.affine import LinearMap
-from lipcert.norms import Matrices, growth
+from lipcert.norms import Matrices
 
 if TYPE_CHECKING:
     from lipcert.frozen.lipschitz import Walk
@@ -53,8 +52,8 @@ class Linear(LinearMap):
     def row_axis(self) -> int:
         return -1
 
-    def growth(self, norm: Norm) -> float:
-        return float(growth(self.matrices, norm).max())
+    def whole(self) -> Matrices:
+        return self.matrices
 
     def input_shape(self) -> Shape:
         return (*self.shape[:-1], self.weight.shape[-1])
@@ -129,8 +128,8 @@ class AlongAxis(LinearMap):
     def fan_in(self) -> int:
         return self.matrix.shape[1]
 
-    def growth(self, norm: Norm) -> float:
-        return float(growth(Matrices(self.matrix[None]), norm))
+    def whole(self) -> Matrices:
+        return Matrices(self.matrix[None])
 
     def input_shape(self) -> Shape:
         return (*self.shape[: self.axis], self.matrix.shape[1], *self.shape[self.axis + 1 :])
@@ -144,7 +143,7 @@ class AlongAxis(LinearMap):
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
         """The norm of the whole matrix; it is sound to count rows that the part does not need."""
-        norm = walk.fixed(number, lambda: Matrices(self.matrix[None]))
+        norm = walk.fixed(number, self.whole)
         need = None
         if part is not None:
             lines = part.any(self.axis, keepdim=True)

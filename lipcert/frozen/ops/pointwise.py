@@ -56,7 +56,7 @@ class Pointwise(Operation):
         reach = self._at_zero() + self.slope() * sizes[0]
         return arithmetic.gamma(16) * reach * UP + self._underflow(arithmetic, sizes[0])
 
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
         spread = ones(self.shape, norm)
         if functions.FUNCTIONS[self.function].exact:
             return self._of_parameters(arithmetic) * spread
@@ -122,7 +122,7 @@ class LeakyReLU(Operation):
         steep = self.steepest()
         return (2 * arithmetic.unit * sizes[0] * steep + (2 + steep + sizes[0]) * arithmetic.tiny) * UP
 
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
         steep = float(self.steepest().max())
         flushed = (2 + steep + lengths[0]) * arithmetic.tiny * ones(self.shape, norm)
         return (2 * arithmetic.unit * steep * lengths[0] + flushed) * UP
@@ -193,5 +193,5 @@ class TwoSided(Operation):
     def shape_of_half(self) -> Shape:
         return (*self.shape[: self.axis], self.shape[self.axis] // 2, *self.shape[self.axis + 1 :])
 
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
         return 0.0 if self.t is None else math.inf

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from lipcert.contracts import Norm
 from lipcert.frozen.arithmetic import Arithmetic
 from lipcert.frozen.operation import UP, Box, Operation, Ordering, Shape, expect, expect_axis, largest
-from lipcert.frozen.ops.affine import ones
+from lipcert.frozen.ops.affine import ones, top
 
 if TYPE_CHECKING:
     from lipcert.frozen.lipschitz import Walk
@@ -178,17 +178,18 @@ class NormPool(_Windows):
         taps = math.prod(self.kernel)
         lost = (2 * taps + 6) * arithmetic.tiny / math.sqrt(self.delta)
         own = 4 * arithmetic.gamma(taps + 4) * (size + math.sqrt(self.delta)) + lost + 4 * arithmetic.tiny
-        most = float(sizes[0].max())
-        return own if most * most * taps < arithmetic.largest / 4 else torch.full_like(own, math.inf)
+        return own.where(top(sizes[0]).square() * taps < arithmetic.largest / 16, math.inf)
 
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
         if norm is not Norm.L2:
             return math.inf
         taps, spread = math.prod(self.kernel), ones(self.shape, norm)
         copies = math.prod(-(-k // s) for k, s in zip(self.kernel, self.stride, strict=True))
         reach = math.sqrt(copies / self.divisor) * lengths[0] + 2 * math.sqrt(self.delta) * spread
         lost = (2 * taps + 6) * arithmetic.tiny / math.sqrt(self.delta) + 4 * arithmetic.tiny
-        return (4 * arithmetic.gamma(taps + 4) * reach + lost * spread) * UP
+        own = torch.as_tensor((4 * arithmetic.gamma(taps + 4) * reach + lost * spread) * UP)
+        overflows = torch.as_tensor(lengths[0] * lengths[0] * taps >= arithmetic.largest / 16)
+        return own.masked_fill(overflows, math.inf)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -237,7 +238,7 @@ class SubtractMean(Operation):
         reach = sizes[0] + self._mean(sizes[0])
         return 8 * arithmetic.gamma(n + 3) * reach * UP + 4 * (n + 2) * arithmetic.tiny
 
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
         n = self._entries()
         below = 4 * (n + 2) * arithmetic.tiny * ones(self.shape, norm)
         return (16 * arithmetic.gamma(n + 3) * lengths[0] + below) * UP

@@ -12,7 +12,7 @@ from torch import Tensor
 from lipcert.contracts import Norm
 from lipcert.frozen.arithmetic import Arithmetic
 from lipcert.frozen.operation import UP, Box, Operation, Shape, expect, largest, outward
-from lipcert.frozen.ops.affine import length, ones
+from lipcert.frozen.ops.affine import length, lengths, ones
 from lipcert.frozen.ops.linear import Linear
 from lipcert.norms import Matrices, growth
 
@@ -87,10 +87,10 @@ class Recurrent(Operation):
         return (total * gain * UP).expand(-1, *self.shape)
 
     def rounded(self, arithmetic: Arithmetic, size: Tensor, *sizes: Tensor) -> Tensor:
-        reach = self.rounded_in_norm(arithmetic, Norm.L2, length(sizes[0], Norm.L2))
-        return torch.full_like(size, reach)
+        reach = torch.as_tensor(self.rounded_in_norm(arithmetic, Norm.L2, lengths(sizes[0], Norm.L2)), dtype=size.dtype)
+        return reach.to(size.device).view(-1, 1, 1).expand_as(size)
 
-    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: float) -> float:
+    def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
         """Every step adds the rounding errors of its product and of its scaling to those of the steps before. Infinite
         where the sum is not small compared with the value."""
         steps, n, matrix, turn = self.shape[0] - 1, self.weight.shape[1], self._size(), max(1.0, self._turn())
