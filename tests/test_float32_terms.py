@@ -23,6 +23,7 @@ from lipcert.frozen.lipschitz import Walk
 from lipcert.frozen.ops.affine import Affine, lengths
 from lipcert.frozen.ops.distances import Distance, NearestNeighbour
 from lipcert.frozen.ops.linear import Linear
+from lipcert.frozen.ops.pointwise import Pointwise
 from lipcert.frozen.pairs import pair_bounds
 from lipcert.frozen.rounding import Roundings
 
@@ -115,6 +116,15 @@ def interval_heads() -> None:
     x = torch.tensor([[0.5, 0.2]]).double()
     verdict = Interval()(network).judge(x, torch.zeros(1, dtype=torch.int64))
     assert verdict.radius > 0.1 and verdict.radius_float32 == 0
+
+
+def cut() -> None:
+    """A cut at 0.7, which float32 rounds down: a pixel below it becomes equal to one above it."""
+    network = chain((2,), [("pointwise", {"function": "clamp", "parameters": (0.0, 0.7)})], Norm.LINF)
+    below = float(torch.tensor(0.7))
+    verdict = Interval()(network).judge(torch.tensor([[below - 2.0**-12, 1.0]]).double(), torch.tensor([1]))
+    tie = network.to(dtype=torch.float32)(torch.tensor([[below, 1.0]]))
+    assert tie[0, 0] == tie[0, 1] and 0 < verdict.radius_float32 < 2.0**-12 < verdict.radius
 
 
 def overflowing() -> None:
@@ -230,6 +240,10 @@ MUTANTS: dict[str, tuple[Callable[[Any], None], Callable[[], Any]]] = {
     "nothing overflows": (
         lambda m: m.setattr("lipcert.frozen.rounding.overflows", lambda a, size, own, last: torch.zeros(1).bool()),
         overflowing,
+    ),
+    "parameters of functions are those of float64": (
+        lambda m: m.setattr(Pointwise, "_of_parameters", lambda self, arithmetic: 0.0),
+        cut,
     ),
     "interval heads are those of float64": (
         lambda m: m.setattr("lipcert.certificates.interval.FLOAT32", FLOAT64),

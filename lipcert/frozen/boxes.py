@@ -50,7 +50,7 @@ def worst_margins(network: Operations, low: Tensor, high: Tensor, labels: Tensor
     else:
         low, high = box_of(network, low, high, arithmetic, last)
         margins = low.gather(1, labels[:, None]) - high
-        margins = margins - 2 * arithmetic.unit * margins.abs() - arithmetic.tiny
+        margins = margins - 2 * arithmetic.unit * margins.abs() - 4 * arithmetic.tiny
     return margins.scatter(1, labels[:, None], 0.0)
 
 

@@ -43,7 +43,8 @@ class Pointwise(Operation):
 
     def box(self, arithmetic: Arithmetic, *boxes: Box) -> Box:
         box = functions.bounds_between(self.function, *boxes[0], self.parameters)
-        return box if functions.FUNCTIONS[self.function].exact else self.rounded_outward(arithmetic, box, boxes)
+        exact = functions.FUNCTIONS[self.function].exact and not self.parameters
+        return box if exact else self.rounded_outward(arithmetic, box, boxes)  # parameters are float64 numbers
 
     def moved(self, *errors: Tensor) -> Tensor:
         exact = functions.FUNCTIONS[self.function].exact
