@@ -146,6 +146,26 @@ def boxes(network: Network, seed: int) -> int:
         margins = y.gather(1, labels[:, None]) - y
         assert not bool((margins < worst - 1e-14 * margins.abs()).any()), "a margin below the worst one"
         count += len(values) + 1
+    return count + boxes_in_float32(network, low, high, generator)
+
+
+def boxes_in_float32(network: Network, low: Tensor, high: Tensor, generator: torch.Generator) -> int:
+    """Boxes of float32 hold what float32 computes of samples and corners, up to the first value that overflows."""
+    if (both := of_float32(network)) is None:
+        return 0
+    found, count = all_boxes(both[1], low, high, FLOAT32), 0
+    for share in (torch.rand(low.shape, generator=generator, dtype=torch.float64) for _ in range(3)):
+        for cut in (share, share.round()):
+            x = (low + cut * (high - low)).float()
+            x = x.where((x >= low) & (x <= high), ((low + high) / 2).float())
+            if not bool(((x >= low) & (x <= high)).all()):
+                continue
+            for number, (value, (a, b)) in enumerate(zip(both[0].values(x), found, strict=True)):
+                if not bool(value.isfinite().all()):
+                    break
+                missed = bool(((value < a) | (value > b)).any())
+                assert not missed, f"float32 leaves its box at value {number} of {network.operations}"
+                count += 1
     return count
 
 
