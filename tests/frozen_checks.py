@@ -158,12 +158,11 @@ def boxes_in_float32(network: Network, low: Tensor, high: Tensor, generator: tor
         for cut in (share, share.round()):
             x = (low + cut * (high - low)).float()
             x = x.where((x >= low) & (x <= high), ((low + high) / 2).float())
-            if not bool(((x >= low) & (x <= high)).all()):
-                continue
+            inside = ((x >= low) & (x <= high)).flatten(1).all(1)  # float32 has no image in a box that is very small
             for number, (value, (a, b)) in enumerate(zip(both[0].values(x), found, strict=True)):
                 if not bool(value.isfinite().all()):
                     break
-                missed = bool(((value < a) | (value > b)).any())
+                missed = bool(((value < a) | (value > b))[inside].any())
                 assert not missed, f"float32 leaves its box at value {number} of {network.operations}"
                 count += 1
     return count
