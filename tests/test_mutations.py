@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,9 @@ from frozen_builder import Builder
 from frozen_cases import NORMS, one_operation
 from test_operations import tiny_chain
 from test_random_networks import NASTY
+from torch import Tensor
 
+from lipcert.contracts import Norm
 from lipcert.frozen import lipschitz
 from lipcert.frozen.arithmetic import EXACT, FLOAT32, Arithmetic
 from lipcert.frozen.lipschitz import Walk
@@ -22,6 +25,7 @@ from lipcert.frozen.ops.affine import LinearMap
 from lipcert.frozen.ops.joins import Add, Concatenate, Merge
 from lipcert.frozen.ops.pointwise import LeakyReLU, Pointwise, TwoSided
 from lipcert.frozen.ops.pooling import MaxPool, NormPool, Sort, SubtractMean
+from lipcert.norms import Operator
 
 Networks = Iterable[Network]
 
@@ -66,6 +70,57 @@ def blind(self: Walk, value: int, part: Any) -> Any:
 
 def one_key(self: Walk, value: int, group: Any, rows: Any, operator: Any, fused: int = 0) -> Any:
     return MEASURED(self, value, group, rows, operator, int(fused > 0))
+
+
+def by(bound: Callable[[Operator], float]) -> Callable[[Any], None]:
+    """The norm of an operator is taken to be `bound` of it."""
+    return lambda m: m.setattr(Walk, "computed", lambda self, key, operator: bound(operator()))
+
+
+def power_norm(operator: Operator) -> Tensor:
+    """The lengths that three steps of power iteration find, which are at most the norms."""
+    u = torch.ones(operator.domain, dtype=torch.float64)
+    for _ in range(3):
+        length, u = operator.power_step(u / u.norm())
+    return length.max()
+
+
+def counted(windows: Any, sides: tuple[int, ...]) -> float:
+    """Windows that share an entry, k/s along each axis instead of the next whole number."""
+    return math.prod(k / s for k, s in zip(windows.kernel, windows.stride, strict=True))
+
+
+def as_squares(o: Merge, walk: Walk, number: int, part: Any) -> Any:
+    """The gain of s·f(x) + t·r(x) is taken to be √(s²·L_f² + t²·L_r²), as if f and r read different images."""
+    steep = (walk.steepest(c, o.shape, None) for c in (o.first, o.second))
+    return math.hypot(*(walk.product(s, walk.constant(i)) for s, i in zip(steep, o.inputs, strict=True)))
+
+
+def residual() -> Networks:
+    """√½·x + √½·x, which is √2·x."""
+    builder, share = Builder(0, (4,)), torch.tensor(0.5, dtype=torch.float64).sqrt()
+    yield builder.network(builder.add("merge", 0, 0, first=share, second=share))
+
+
+def length_of_both() -> Networks:
+    """√(x² + f(x)²) with f(x) = x."""
+    builder = Builder(0, (1, 1, 4))
+    both = builder.add("concatenate", 0, 0, axis=1)
+    yield builder.network(builder.add("norm_pool", both, kernel=(2, 1), stride=(2, 1), divisor=1, delta=1e-12))
+
+
+def nearly_orthogonal() -> Networks:
+    """A rotation in float32, which claims to expand nothing."""
+    turned = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0)))[0]
+    builder = Builder(0, (8,))
+    builder.add("linear", 0, weight=turned.double() * (1 + 4e-7), bias=None, claim=(1.0,))
+    yield builder.network()
+
+
+def claimed(self: Walk, value: int, group: Any, rows: Any, operator: Any, fused: int = 0) -> Any:
+    """`Walk.measured`, which believes what a layer's construction promises."""
+    claim = self.network.operations[value - 1].claim
+    return max(claim) if claim else MEASURED(self, value, group, rows, operator, fused)
 
 
 AT_ROOT, MEASURED, LINEAR_BOX = Walk.at_root, Walk.measured, LinearMap.box
@@ -171,6 +226,43 @@ MUTANTS: dict[str, tuple[Callable[[Any], None], Callable[..., Any], Networks]] =
         lambda m: m.setattr(Walk, "at_root", blind),
         constants,
         nasty("a split bypassed"),
+    ),
+    "the squares of residual branches add up": (
+        lambda m: m.setattr(Merge, "lipschitz", as_squares),
+        constants,
+        residual(),
+    ),
+    "the length of two branches expands nothing": (
+        lambda m: m.setattr(
+            Concatenate, "lipschitz", lambda o, walk, n, part: walk.most([walk.constant(i) for i in o.inputs])
+        ),
+        constants,
+        length_of_both(),
+    ),
+    "k/s windows share an entry": (
+        lambda m: m.setattr(NormPool, "overlap", counted),
+        constants,
+        of_kind("norm_pool", 40),
+    ),
+    "a layer expands as its construction promises": (
+        lambda m: m.setattr(Walk, "measured", claimed),
+        constants,
+        nearly_orthogonal(),
+    ),
+    "a kernel as a matrix has the norm of its convolution": (
+        by(lambda operator: float(torch.linalg.matrix_norm(operator.weight.flatten(1), 2))),
+        constants,
+        of_kind("convolution"),
+    ),
+    "groups side by side expand as the product of their norms": (
+        by(lambda operator: float(operator.norms(Norm.L2).prod())),
+        constants,
+        of_kind("convolution"),
+    ),
+    "a few steps of power iteration bound a norm": (
+        by(lambda operator: float(power_norm(operator))),
+        constants,
+        of_kind("convolution"),
     ),
     "nothing underflows": (
         lambda m: m.setattr(checks, "FLOAT32", replace(FLOAT32, tiny=0.0)),

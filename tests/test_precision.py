@@ -1,10 +1,13 @@
 """Training in bf16: every model takes it with its loss; what does not is refused before anything is written."""
 
 import pytest
+import torch
 from configurations import CONF, composed, names
 from torch import nn
 
+import lipcert
 from lipcert.configuration import build
+from lipcert.frozen.exact import exact_arithmetic
 from lipcert.training.preparation import prepare
 from lipcert.training.trial import try_precision
 
@@ -45,3 +48,22 @@ def test_what_does_not_take_it_is_refused(digits):
     with pytest.raises(ValueError, match="`trainer.precision`: this model and loss can't be trained in bf16-mixed"):
         try_precision(model, Scattered(), digits, "cpu", "bf16-mixed")
     try_precision(model, Scattered(), digits, "cpu", "64-true")
+
+
+def test_no_proof_is_computed_in_less_than_float64():
+    """TF32 and bf16, which the caller has switched on, are off where certificates are computed."""
+    before = torch.get_float32_matmul_precision()
+    net = lipcert.freeze(nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)), (1, 4, 4))
+    x = torch.rand(5, 1, 4, 4)
+    due = net.certify(x)
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = net.certify(x)
+            with exact_arithmetic():
+                assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cudnn.enabled
+                assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32  # and not bfloat16
+        assert torch.get_float32_matmul_precision() == "high"  # the caller's own choice is back
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(found.radius, due.radius) and torch.equal(found.margin, due.margin)
