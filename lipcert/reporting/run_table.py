@@ -47,6 +47,13 @@ def layer_table(summary: Mapping[str, Any]) -> Table | None:
     return table
 
 
+def _cost_of_float32(summary: Mapping[str, Any], left: float) -> Iterator[tuple[str, str]]:
+    """What costs float32 most, where the mean radius loses more than a hundredth."""
+    report = summary.get("float32") or {}
+    if left < 0.99 and report:
+        yield "... which loses most at", report.get("refused") or f"{report['layer']} ({percent(report['share'])} %)"
+
+
 def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if "kind" in summary:
         word, norm = WORDS[Kind(summary["kind"])], summary["norm"]
@@ -57,8 +64,13 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"{word} accuracy at {norm} {eps}", f"{percent(value, claim)} %"
         for eps, value in summary.get(f"{word}_accuracy_by_lipschitz", {}).items():
             yield f"... by the Lipschitz bound alone, at {eps}", f"{percent(value, claim)} %"
+        for eps, value in summary.get(f"{word}_accuracy_float32", {}).items():
+            yield f"... in float32, at {eps}", f"{percent(value, claim)} %"
         for radius in ("mean_radius", "median_radius"):
             yield f"{word} {radius.replace('_', ' ')}, {norm}", decimal(summary[prefix + radius], claim)
+        if (single := summary.get("mean_radius_float32")) is not None:
+            yield f"{word} mean radius in float32", decimal(single, claim)
+            yield from _cost_of_float32(summary, single / summary["mean_radius"] if summary["mean_radius"] else 1.0)
     for attack, accuracies in summary["robust_accuracy"].items():
         images = summary["attacked_images"][attack]
         for eps, value in accuracies.items():
