@@ -52,7 +52,10 @@ def near(new, old, where: str) -> None:
         assert new == old, where
 
 
-@pytest.mark.parametrize("name", RUNS)
+RARE = ("l2_statistical",)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in RARE else n for n in RUNS])
 def test_the_numbers_are_those_that_are_kept(name, tmp_path, capsys):
     run = tmp_path / "run"
     told = lipcert(capsys, "train", *RUNS[name].split(), *SMALL, f"output_dir={run}")

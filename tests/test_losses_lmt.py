@@ -577,6 +577,7 @@ def test_statistical_norms_are_norms_from_above_and_say_how_likely():
         Statistical()(freeze(other_norm, SHAPE, other_norm.norm))
 
 
+@pytest.mark.slow
 def test_a_run_judged_by_probability_is_never_called_certified(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = ("model=lmt_convnet", "model.channels=[8,8]", "model.hidden=[16]", "loss.c=0.01", "optimizer.lr=0.02", *TINY)

@@ -467,6 +467,7 @@ for folder in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_the_largest_files_take_neither_time_nor_memory(saved, tmp_path):
     """In a process that may allocate 300 MB more than importing torch does."""
     text = json.loads((saved / TEXT).read_text())

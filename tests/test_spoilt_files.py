@@ -82,7 +82,10 @@ SPOILS = {  # what happens to a checkpoint: how(its path)
 }
 
 
-@pytest.mark.parametrize("how", SPOILS)
+QUICK = ("cut short", "code", "diverged")
+
+
+@pytest.mark.parametrize("how", [how if how in QUICK else pytest.param(how, marks=pytest.mark.slow) for how in SPOILS])
 def test_a_spoilt_checkpoint_is_not_resumed(how, run, capsys):
     """And what reads the network alone does not look at it."""
     SPOILS[how](run / "checkpoints/last.ckpt")
