@@ -8,7 +8,7 @@ from torch import nn
 
 from lipcert.configuration import build, check
 from lipcert.datasets.split import Dataset
-from lipcert.frozen import freeze
+from lipcert.frozen.freeze import freeze
 from lipcert.frozen.file import TENSORS, TEXT, save
 from lipcert.runs.checkpoint import load_checkpoint, load_weights
 from lipcert.runs.directory import RunDirectory
