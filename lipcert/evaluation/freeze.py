@@ -8,8 +8,8 @@ from torch import nn
 
 from lipcert.configuration import build, check
 from lipcert.datasets.split import Dataset
-from lipcert.frozen.freeze import freeze
 from lipcert.frozen.file import TENSORS, TEXT, save
+from lipcert.frozen.freeze import freeze
 from lipcert.runs.checkpoint import load_checkpoint, load_weights
 from lipcert.runs.directory import RunDirectory
 from lipcert.runs.layout import CHECKPOINT, NETWORK, TRAINING
