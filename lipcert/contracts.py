@@ -124,7 +124,7 @@ class Attack(Protocol):
 
     `answer` is any function from images to logits: a frozen network, or in training what the model answers.
 
-    `label` names what ran, its norm (`_l2` or `_linf`), and the parameters that decide its strength; `norm` is the norm
+    `label` names what ran, its norm (`_l2`, `_linf` or `_l1`), and the parameters that decide its strength; `norm` is the norm
     it minimises or is bound in. `eps` lists the radii to try, or is None for an attack that looks for the smallest
     distance: such an attack is called once, with eps None, otherwise once per radius with eps of shape (B,), a radius
     per image.
@@ -191,7 +191,7 @@ class AttackRow(NamedTuple):
     """One line of attacks.csv: one image under one attack at one eps (None: the smallest distance that it found).
 
     `norm` is the attack's and that of `distance`, which is 0 where the clean image is misclassified, and inf where the
-    attack failed.
+    attack failed. `factor` is None, unless eps is that multiple of the image's own certified radius.
     """
 
     split: str
@@ -201,6 +201,7 @@ class AttackRow(NamedTuple):
     eps: float | None
     success: bool
     distance: float
+    factor: float | None = None
 
 
 class StabilityRow(NamedTuple):

@@ -13,6 +13,13 @@ class CertificateBroken(Exception):
     """
 
 
+class NotConfirmed(Exception):
+    """An exported bound or radius says more than can be proved of the network anew.
+
+    The message names the file, the entry, what it says and what is proved.
+    """
+
+
 class RanksFailed(Exception):
     """One of several ranks of a training ended with an error, which it has printed."""
 
@@ -46,14 +53,15 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 def message(error: BaseException) -> tuple[str, int] | None:
     """What the user is shown of an error that he can put right or must know of, and the exit status.
 
-    Returns (one line, 2), or (one line, 3) for a broken certificate; None for a defect of lipcert itself.
+    Returns (one line, 2), or (one line, 3) for a broken certificate and for what is not confirmed; None for a defect of
+    lipcert itself.
     """
     if any("torchvision::nms" in str(link) for link in chain(error)):
         return (
             "torch and torchvision come from different places and do not fit each other: "
             "pip install --force-reinstall torch torchvision (both from one index)"
         ), 2
-    if isinstance(error, CertificateBroken):
+    if isinstance(error, CertificateBroken | NotConfirmed):
         return str(error), 3
     if type(error).__name__ == "OutOfMemoryError":
         return f"out of memory: give a smaller `schedule.batch_size` or `batch_size` ({one_line(error)})", 2

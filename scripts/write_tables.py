@@ -5,6 +5,7 @@ A page has `<!-- table: WHICH -->`, the table, and `<!-- end of table -->`. WHIC
 options GROUP      the options of a group of conf/, with what they bring
 settings COMMAND   what can be set for a command besides its groups
 summary            the keys of summary.json
+manifest           the keys of manifest.json of an exported network
 files PACKAGE      the files of a package, with the first sentence of each
 """
 
@@ -29,7 +30,8 @@ def written(page: str) -> str:
 
 
 def table(which: str, of: str = "") -> str:
-    rows = {"options": option_rows, "settings": setting_rows, "files": file_rows, "summary": summary_rows}[which](of)
+    writers = {"options": option_rows, "settings": setting_rows, "files": file_rows, "summary": summary_rows}
+    rows = (writers | {"manifest": manifest_rows})[which](of)
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
 
 
@@ -61,6 +63,14 @@ def file_rows(package: str) -> Iterable[tuple[str, ...]]:
 def summary_rows(_: str) -> Iterable[tuple[str, ...]]:
     yield from (("key", "what it says"), ("---",) * 2)
     for key, meaning in KEYS.items():
+        yield f"`{key}`", meaning
+
+
+def manifest_rows(_: str) -> Iterable[tuple[str, ...]]:
+    from lipcert.export import manifest  # which imports torch
+
+    yield from (("key", "what it says"), ("---",) * 2)
+    for key, (_, meaning) in manifest.KEYS.items():
         yield f"`{key}`", meaning
 
 

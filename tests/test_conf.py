@@ -9,6 +9,7 @@ from lipcert.configuration import build, check, plain
 from lipcert.contracts import Kind
 from lipcert.datasets import batches
 from lipcert.frozen import freeze
+from lipcert.runs.numbers import attack_norm
 
 BROUGHT = {  # what each model brings: loss, optimizer, certificate, norm
     "convnet": ("CrossEntropy", "Adam", "pairwise", "l2"),
@@ -55,7 +56,7 @@ NTH = range(2 * max(map(len, OPTIONS.values())))
 def test_every_option_of_every_group_composes_and_fits_what_it_is_for(nth):
     options = chosen(nth)
     config = composed(*(f"{group}={name}" for group, name in options.items()))
-    norm = options.pop("norm")
+    norm = options.pop("radii")
     assert config["eps"] == config["dataset"]["eps" if norm == "l2" else f"eps_{norm}"]
     assert all(config[group] for group, name in options.items() if name not in ("none", "csv"))
 
@@ -95,7 +96,7 @@ def test_every_model_is_trained_and_certified_by_what_it_brings(model):
 def test_every_attack_builds_and_says_what_it_is(name):
     attack = build(composed(f"attack={name}")["attack"])
     assert attack.label.startswith(name)
-    assert attack.norm in ("l2", "linf")
+    assert attack_norm(attack.label) is attack.norm
     assert attack.eps is None or len(attack.eps)
 
 

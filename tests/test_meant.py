@@ -138,7 +138,7 @@ LINES = [  # whole commands: how each of the messages looks
     ("train experiment=mnst", "which --help experiment lists)"),
     (
         "attack run=R attack=fgsm steps=3",
-        "`steps` is not a key of `lipcert attack`; attack=boundary_l2, carlini_wagner",
+        "`steps` is not a key of `lipcert attack`; attack=apgd_l1, apgd_l2, apgd_linf, boundary_l2",
     ),
     ("train -sc install=bash", "`-sc` is not a flag: `lipcert completion bash` prints a script for a shell"),
     ("train --lr=3", "`--lr=3` is not a flag: keys are written without dashes; did you mean `optimizer.lr=3`?"),

@@ -23,8 +23,9 @@ from lipcert.runs.config import PARTS
 from lipcert.runs.directory import RunDirectory
 from lipcert.runs.find import find_runs
 from lipcert.runs.layout import ATTACK_FACTS, ATTACKS, CERTIFICATE_FACTS, CERTIFICATES, CONFIG, SUMMARY
-from lipcert.runs.results import Results, eps_key, write_facts
+from lipcert.runs.results import Results, write_facts
 from lipcert.runs.summary import KEYS, summary
+from lipcert.runs.tried import Tried
 
 CW, PGD, PGD_LINF = "carlini_wagner_l2-1000x9", "pgd_l2-40", "pgd_linf-40"
 ENVIRONMENT = {"device": "cpu", "versions": {"torch": "2"}, "git_commit": None, "seed": 1}
@@ -100,7 +101,7 @@ def put_attacks(run: RunDirectory, rows) -> None:
     run.write_rows(ATTACKS, AttackRow, rows)
     for label in {row.attack for row in rows}:
         mine = [row for row in rows if row.attack == label]
-        images = {eps_key(row.eps): sum(other.eps == row.eps for other in mine) for row in mine}
+        images = {Tried(row.eps).key: sum(other.eps == row.eps for other in mine) for row in mine}
         facts = {"target": "x", "settings": {}, "network": "", "norm": mine[0].norm, "seconds": 0.0}
         write_facts(run, ATTACK_FACTS, label, {**facts, "images": images, "wanted": images})
 
@@ -170,9 +171,9 @@ def test_rows_round_trip_and_survive_what_a_killed_writer_left(tmp_path_factory,
 
 
 def test_rows_take_numpy_numbers(run):
-    row = AttackRow("test", np.int64(3), "l2", PGD, np.float32(0.1), np.bool_(True), np.float64(0.1))
+    row = AttackRow("test", np.int64(3), "l2", PGD, np.float32(0.1), np.bool_(True), np.float64(0.1), np.float64(2))
     run.write_rows(ATTACKS, AttackRow, [row])
-    assert (run / ATTACKS).read_text().splitlines()[1] == f"test,3,l2,{PGD},0.10000000149011612,1,0.1"
+    assert (run / ATTACKS).read_text().splitlines()[1] == f"test,3,l2,{PGD},0.10000000149011612,1,0.1,2.0"
     with pytest.raises(TypeError):
         run.write_rows(ATTACKS, AttackRow, [row._replace(index=3.7)])
     assert len(run.read_rows(ATTACKS, AttackRow)) == 1  # a failed write leaves the old file

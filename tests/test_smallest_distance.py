@@ -12,7 +12,7 @@ import pytest
 import torch
 from commandline import TINY, lipcert
 from configurations import composed
-from test_attacks import Linear, exact_distance, problem
+from linear_problem import Linear, exact_distance, problem
 from torch import Tensor, nn
 
 from lipcert.attacks.boundary import BoundaryL2

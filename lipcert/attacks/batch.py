@@ -29,6 +29,22 @@ def wrong_by(logits: Tensor, y: Tensor) -> Tensor:
     return logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None])[:, 0]
 
 
+def lead_of(logits: Tensor, clean: Tensor, y: Tensor) -> Tensor:
+    """`wrong_by`, at logits that are rescaled so that those of the clean image, `clean` (B, K), have a spread of 10.
+    Logits of NaN are as wrong as can be.
+    """
+    return wrong_by(rescaled(logits, 10.0, like=clean), y).nan_to_num(torch.inf)
+
+
+def direction(gradient: Tensor) -> Tensor:
+    """`gradient` (B, ...) with the largest entry of each image scaled to 1 or −1, so that no norm of it underflows; a
+    gradient of 0 is replaced by a random direction, and its entries of NaN by 0.
+    """
+    gradient = gradient.nan_to_num(0.0)
+    size = per_image(gradient.abs().flatten(1).amax(1), gradient)
+    return torch.where(size > 0, gradient / size, torch.randn_like(gradient))
+
+
 def per_image(values: Tensor, like: Tensor) -> Tensor:
     """`values` (B,), one for each image, in the shape (B, 1, ...) that broadcasts to `like` (B, ...)."""
     return values.reshape(-1, *[1] * (like.ndim - 1))

@@ -59,15 +59,18 @@ def judge(
     return Judged(images, success, distance(norm, images, x).masked_fill(~success, torch.inf))
 
 
-def attempt(attack: Attack, answer: Answer, exact: Answer, x: Tensor, y: Tensor, eps: float | None = None) -> Judged:
-    """The verdict on what `attack` finds on the images `x` in float64 that are classified rightly, at one radius.
+def attempt(
+    attack: Attack, answer: Answer, exact: Answer, x: Tensor, y: Tensor, eps: float | Tensor | None = None
+) -> Judged:
+    """The verdict on what `attack` finds on the images `x` in float64 that are classified rightly, at one radius or at
+    one for each, (B,).
 
     `answer` is attacked, in float32; `exact`, the same classifier in float64, judges. See `judge`.
     """
     right = (~judge(exact, x, y, x, attack.norm).success).nonzero()[:, 0]
     candidate = x.clone()
     if len(right):
-        radius = None if eps is None else torch.full((len(right),), eps, dtype=x.dtype, device=x.device)
+        radius = None if eps is None else torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(len(x))[right]
         candidate[right] = attack(answer, x[right].float(), y[right], radius).double()
     return judge(exact, x, y, candidate, attack.norm, eps)
 

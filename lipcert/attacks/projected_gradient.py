@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lipcert.attacks.balls import BALLS
-from lipcert.attacks.batch import Answer, per_image, rescaled, wrong_by
-from lipcert.attacks.settings import check, label_of, radii, seeded, setting
+from lipcert.attacks.batch import Answer, rescaled, wrong_by
+from lipcert.attacks.settings import check, label_of, radii, radius_of, seeded, setting
 from lipcert.contracts import Norm
 
 
@@ -49,9 +49,7 @@ class ProjectedGradient:
     @torch.enable_grad()
     def __call__(self, answer: Answer, x: Tensor, y: Tensor, eps: Tensor | None = None) -> Tensor:
         x = x.detach()
-        if not ((x >= 0) & (x <= 1)).all():
-            raise ValueError("`x`: a clean image leaves [0, 1] or is NaN")
-        radius = self._radius(eps, x)
+        radius = radius_of(self, eps, x)
         with seeded(self.seed, x.device):
             candidate = self._ascend(answer, x, y, radius)
             for _ in range(self.restarts - 1):
@@ -73,12 +71,3 @@ class ProjectedGradient:
             moved = found + self.rel_stepsize * radius * ball.steepest(gradient)
             found = (x + radius * ball.project((moved - x) / radius)).clamp(0, 1)
         return found
-
-    def _radius(self, eps: Tensor | None, x: Tensor) -> Tensor:
-        """One radius for each image of `x`, (B, 1, 1, 1) in its precision; 0 is replaced by 1e-12."""
-        if eps is None and not self.eps:
-            raise ValueError("`attack.eps`: is empty, list at least one radius or pass one per image")
-        radius = torch.as_tensor(self.eps[0] if eps is None and self.eps else eps, dtype=x.dtype, device=x.device)
-        if not (radius >= 0).all():
-            raise ValueError(f"`attack.eps`: got {radius.min().item()}, a radius is at least 0")
-        return per_image(radius.expand(len(x)), x).clamp_min(1e-12)

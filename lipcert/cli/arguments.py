@@ -16,7 +16,7 @@ from lipcert.runs.find import exists
 from lipcert.runs.naming import free_directory
 from lipcert.runs.sweep import Sweep
 
-PATHS = ("run", "resume", "output_dir", "data_dir", "dataset.path", "separation")  # whose values may have a = in them
+PATHS = ("run", "resume", "output_dir", "data_dir", "dataset.path", "separation", "folder")  # may have a = in them
 DEBUG = {"schedule.epochs": "1", "dataset.subset": "100", "attack.images": "20"}  # what debug=true stands for
 HYDRAS_DIRECTORIES = ("hydra", "hydra.run", "hydra.run.dir", "hydra.sweep", "hydra.sweep.dir", "hydra.sweep.subdir")
 BESIDE_RESUME = ("resume", "trust", "extend")
@@ -120,16 +120,19 @@ def check_override(override: str) -> None:
 
 
 def named(command: str, overrides: list[str]) -> list[str]:
-    """The overrides, with words that have no key given theirs: the runs of `compare`. ValueError for other words."""
-    words = [o for o in overrides if ("=" not in o and o[:1] != "~") or (command == "compare" and exists(o))]
+    """The overrides, with words that have no key given theirs: the runs of `compare`, the folder of `verify`.
+    ValueError for other words."""
+    takes_words = command in ("compare", "verify")
+    words = [o for o in overrides if ("=" not in o and o[:1] != "~") or (takes_words and exists(o))]
     if not words:
         return overrides
-    if command != "compare":
-        meant = [f"run={words[0]}"] if command in ("certify", "attack") else []
+    if not takes_words or (command == "verify" and len(words) > 1):
+        meant = [f"run={words[0]}"] if command in ("certify", "attack", "audit", "export") else []
         meant = override_meant(words[0], command) or meant
         raise ValueError(f"`{words[0]}` is not of the form key=value{did_you_mean(meant)}")
     quoted = ["'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in words]
-    return [*(o for o in overrides if o not in words), f"runs=[{','.join(quoted)}]"]
+    given = f"folder={quoted[0]}" if command == "verify" else f"runs=[{','.join(quoted)}]"
+    return [*(o for o in overrides if o not in words), given]
 
 
 def config_dir(flags: list[str]) -> str | None:

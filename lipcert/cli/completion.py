@@ -21,11 +21,12 @@ Candidate = tuple[str, str]  # the whole word, and what it is; a word that ends 
 
 MOST = 1000  # entries of a directory that are looked at
 RUNS = ("run", "resume")  # keys whose value is a run's directory
-PATHS = ("data_dir", "output_dir", "path", "separation")  # last words of keys whose value is a path
+PATHS = ("data_dir", "folder", "output_dir", "path", "separation")  # last words of keys whose value is a path
 VALUES = {  # of keys by their last word, where neither a group nor a comment lists them
     "accelerator": ("auto", "cpu", "gpu"),
     "analysis": ("tightness", "stability"),
     "device": ("cpu", "cuda"),
+    "format": ("folder", "onnx", "torch"),
     "precision": ("32-true", "64-true", "16-mixed", "bf16-mixed"),
     "split": ("test", "val", "train"),
 }
@@ -102,6 +103,8 @@ def _of_command(command: str, before: list[str], typed: str) -> Iterator[Candida
         yield from ((f"{signs}{head}.", "keys below it") for head in sorted({*own.values()} - {*own, *known.brings}))
         if command == "compare":
             yield from _runs("", typed)
+        if command == "verify":
+            yield from _paths("", typed)
 
 
 def _values(command: str, before: list[str], typed: str, config_dir: str | None) -> Iterator[Candidate]:

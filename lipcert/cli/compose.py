@@ -11,6 +11,7 @@ from lipcert.cli.messages import message
 from lipcert.cli.naming import chosen, run_name
 from lipcert.cli.plugins import scan_plugins
 from lipcert.configuration import check, check_call, plain
+from lipcert.runs.tried import without_words
 
 
 def ready(
@@ -27,7 +28,7 @@ def ready(
     if settings.get("name", "") is None:
         settings["name"] = run_name(choices)
     check_call(run, settings, called=f"`lipcert {command}`")
-    check(settings)
+    check(settings | {"attack": without_words(settings["attack"] or {})} if command == "attack" else settings)
     return settings
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lipcert.configuration import radii
 from lipcert.evaluation.attack import attack_run
 from lipcert.evaluation.load import load_run
 from lipcert.evaluation.record import show, write_record
@@ -16,7 +15,7 @@ def run(
     *,
     run: str,
     attack: dict | None,
-    eps: list[float] | None,
+    eps: list[float | str] | str | None,
     data_dir: str | None,
     device: str,
     trust: bool,
@@ -35,8 +34,10 @@ def run(
             f"`eps`: this attack looks for the smallest distance and takes no radius, got {eps}; leave it out"
         )
     loaded = load_run(Path(run), data_dir=data_dir, trust=trust)
-    if attack.get("eps", 0) is None:  # conf/attack.yaml's `eps: null`: the run's own radii
-        attack = attack | {"eps": radii(eps or loaded.config["eps"])}
+    if eps is not None:
+        attack = attack | {"eps": eps}
+    elif attack.get("eps", 0) is None:  # conf/attack.yaml's `eps: null`: the run's own radii
+        attack = attack | {"eps": loaded.config["eps"]}
     if not loaded.directory.has(CERTIFICATES):
         raise ValueError(f"`run`: {run} is not certified yet; run `lipcert certify run={run}` first")
     with loaded.directory.writing("attack"):

@@ -20,7 +20,8 @@ from lipcert.progress import Progress
 from lipcert.runs import counterexamples
 from lipcert.runs.directory import RunDirectory
 from lipcert.runs.layout import ATTACK_FACTS, ATTACKED, ATTACKS, COUNTEREXAMPLES
-from lipcert.runs.results import drop_rows, eps_key, network_hash, read_facts, read_results, write_facts
+from lipcert.runs.results import drop_rows, network_hash, read_facts, read_results, write_facts
+from lipcert.runs.tried import Tried, read, without_words
 
 SPLIT = "test"
 UNSETTLED = ("eps", "images", "batch_size")  # settings that may differ between rows of one label
@@ -37,17 +38,19 @@ class Proved(NamedTuple):
 def attack_run(run: LoadedRun, node: dict[str, Any], *, device: str = "cpu") -> None:
     """Appends the rows of one attack to a run whose lock is held; it goes on where it was stopped.
 
-    node    the attack's configuration
+    node    the attack's configuration; its `eps` may name multiples of the certified radius, as in "1.05*certified"
     device  where it runs
 
+    ValueError where no radius is proved that a multiple could be taken of.
     CertificateBroken if it gets within a certified radius: the counter-example is saved, and its row is kept.
     """
-    check(node, "attack")
-    attack, directory = build(node), run.directory
-    eps: list[float | None] = [None] if attack.eps is None else list(attack.eps)
+    check(plain := without_words(node), "attack")
+    attack, directory = build(plain), run.directory
+    tried = [Tried()] if attack.eps is None else read(node.get("eps") or list(attack.eps))
     test = run.dataset.test.head(attack.images)
     directory.mend(attack.label, *ATTACKED)
-    facts = begin(directory, attack, node, eps, len(test))
+    own = own_radii(directory, attack.norm, len(test)) if any(each.factor is not None for each in tried) else {}
+    facts = begin(directory, attack, node, tried, len(test), own)
     before = [row for row in directory.read_rows(ATTACKS, AttackRow) if row.split == SPLIT]
     results = read_results(directory, SPLIT)
     proved = [
@@ -67,23 +70,44 @@ def attack_run(run: LoadedRun, node: dict[str, Any], *, device: str = "cpu") -> 
                 labels=test.labels.to(device),
                 proved=proved,
                 directory=directory,
+                own=own,
             ).run(
-                eps,
+                tried,
                 append=lambda rows: directory.append_rows(ATTACKS, rows),
-                done={(row.index, row.eps) for row in before if row.attack == attack.label},
+                done={(row.index, Tried.of(row)) for row in before if row.attack == attack.label},
             )
-        facts["images"] |= {e: facts["wanted"][e] for e in map(eps_key, eps)}
+        facts["images"] |= {each.key: facts["wanted"][each.key] for each in tried}
     finally:
         facts["seconds"] += time.perf_counter() - started
         write_facts(directory, ATTACK_FACTS, attack.label, facts, SPLIT)
 
 
+def own_radii(directory: RunDirectory, norm: Norm, images: int) -> Mapping[int, float]:
+    """The largest radius that was proved of each image in a norm. ValueError where none was of the first `images`."""
+    results = read_results(directory, SPLIT)
+    own = results.own_radii(norm)
+    if not any(index < images for index in own):
+        norms = sorted({facts["norm"] for facts in results.facts.values() if facts["kind"] == Kind.PROOF})
+        proofs = f"its proofs are in {' and '.join(norms)}" if norms else "it has no whole proof"
+        raise ValueError(
+            f"`eps`: {directory} has no radius certified in {norm} for these images, of which a multiple could be "
+            f"taken ({proofs}); give radii, or an attack in the norm of a proof"
+        )
+    return own
+
+
 def begin(
-    directory: RunDirectory, attack: Attack, node: dict[str, Any], eps: list[float | None], images: int
+    directory: RunDirectory,
+    attack: Attack,
+    node: dict[str, Any],
+    tried: list[Tried],
+    images: int,
+    own: Mapping[int, float],
 ) -> dict[str, Any]:
     """The facts of an attack that begins or goes on: `images` are finished at each eps, and so many `wanted`.
 
-    ValueError where the run has rows of the same label that other settings made.
+    Rows at multiples of radii that are no longer the certified ones, `own`, are dropped. ValueError where the run has
+    rows of the same label that other settings made.
     """
     settings = {key: value for key, value in node.items() if key not in UNSETTLED}
     fresh = {"images": {}, "wanted": {}, "seconds": 0.0, "settings": settings, "network": network_hash(directory)}
@@ -97,8 +121,20 @@ def begin(
             f"`attack.{key}`: {directory} has rows of {attack.label} with {key}={facts['settings'].get(key)}, and "
             f"can't have those of {key}={settings[key]} besides"
         )
+    factors = {each.factor for each in tried}
+    drop_rows(
+        directory,
+        ATTACKS,
+        AttackRow,
+        lambda row: (
+            (row.split, row.attack) == (SPLIT, attack.label)
+            and row.factor is not None
+            and row.factor in factors
+            and row.eps != row.factor * own.get(row.index, 0.0)
+        ),
+    )
     facts |= {"target": node["_target_"], "norm": str(attack.norm)}
-    for e in map(eps_key, eps):
+    for e in (each.key for each in tried):
         facts["wanted"][e] = max(images, facts["images"].get(e, 0))
         facts["images"].setdefault(e, 0)
     write_facts(directory, ATTACK_FACTS, attack.label, facts, SPLIT)
@@ -114,6 +150,7 @@ class Attacking:
     images   uint8 (N, C, H, W), and their `labels` (N,), on the device of both networks
     proved   what the images are certified for; an attack in any norm is held against each
     directory  of the run, where counter-examples are saved
+    own      {index: certified radius in the attack's norm}, for attacks at multiples of it
     """
 
     def __init__(
@@ -126,34 +163,37 @@ class Attacking:
         labels: Tensor,
         proved: list[Proved],
         directory: RunDirectory,
+        own: Mapping[int, float] | None = None,
     ):
+        self.own = own or {}
         self.attack, self.network, self.exact = attack, network, exact
         self.images, self.labels, self.proved, self.directory = images, labels, proved, directory
 
     def run(
         self,
-        radii: list[float | None],
+        radii: list[Tried],
         *,
         append: Callable[[list[AttackRow]], None],
-        done: Set[tuple[int, float | None]] = frozenset(),
+        done: Set[tuple[int, Tried]] = frozenset(),
     ) -> None:
-        """Gives `append` a row an image and eps, by batch.
+        """Gives `append` a row an image and what is tried, by batch; at a multiple of `own` only for images in it.
 
-        Only images that are classified rightly are attacked. An (index, eps) in `done` is left out, and batches are cut
-        by index, so that an attack which goes on computes what an uninterrupted one does. Raises CertificateBroken,
+        Only images that are classified rightly are attacked. What is in `done` is left out, and batches are cut by
+        index, so that an attack which goes on computes what an uninterrupted one does. Raises CertificateBroken,
         after the rows were appended, where a misclassified image lies within its radius (a clean one too, at distance
         0). Counter-examples that an earlier attack left are tried first, so that going on can't walk past them.
         """
         self.retry_saved()
         count, label = len(self.images), self.attack.label
         with Progress(label, count * len(radii)) as shown:
-            for number, eps in enumerate(radii):
-                shown.move(number * count, label if eps is None else f"{label} at {eps:g}")
+            for number, tried in enumerate(radii):
+                shown.move(number * count, label if tried == Tried() else f"{label} at {tried.key}")
                 for start in range(0, count, self.attack.batch_size):
                     block = range(start, min(start + self.attack.batch_size, count))
-                    if index := [i for i in block if (i, eps) not in done]:
-                        judged = self.attack_batch(index, eps)
-                        append(self.rows(index, eps, judged))
+                    block_ = block if tried.factor is None else [i for i in block if i in self.own]
+                    if index := [i for i in block_ if (i, tried) not in done]:
+                        judged = self.attack_batch(index, tried)
+                        append(self.rows(index, tried, judged))
                         self.hold(index, judged, label)
                     shown.move(number * count + block.stop)
                     shown.tell()
@@ -163,15 +203,25 @@ class Attacking:
         where = torch.tensor(index, device=self.images.device)
         return self.images[where].double() / 255, self.labels[where].long()
 
-    def attack_batch(self, index: list[int], eps: float | None) -> Judged:
-        """The attack's candidates for these images, judged by the exact network."""
-        return attempt(self.attack, self.network, self.exact, *self.clean(index), eps)
+    def eps(self, index: int, tried: Tried) -> float | None:
+        """The radius at which an image is attacked."""
+        return tried.eps if tried.factor is None else tried.factor * self.own[index]
 
-    def rows(self, index: list[int], eps: float | None, judged: Judged) -> list[AttackRow]:
+    def attack_batch(self, index: list[int], tried: Tried) -> Judged:
+        """The attack's candidates for these images, judged by the exact network."""
+        x, y = self.clean(index)
+        each = [self.eps(i, tried) for i in index]
+        eps = None if tried == Tried() else torch.tensor(each, dtype=x.dtype, device=x.device)
+        return attempt(self.attack, self.network, self.exact, x, y, eps)
+
+    def rows(self, index: list[int], tried: Tried, judged: Judged) -> list[AttackRow]:
         """What was found of each image."""
         norm, label = str(self.attack.norm), self.attack.label
         found = zip(index, judged.success.tolist(), judged.distance.tolist(), strict=True)
-        return [AttackRow(SPLIT, i, norm, label, eps, success, distance_) for i, success, distance_ in found]
+        return [
+            AttackRow(SPLIT, i, norm, label, self.eps(i, tried), success, distance_, tried.factor)
+            for i, success, distance_ in found
+        ]
 
     def hold(self, index: list[int], judged: Judged, name: str, keep: bool = True) -> None:
         """CertificateBroken where a misclassified image lies within its certified radius; `keep`: those are saved."""

@@ -9,12 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lipcert.contracts import Logger
+from lipcert.contracts import Kind, Logger
 from lipcert.reporting.curves import run_figure
 from lipcert.reporting.plotting import drawn
 from lipcert.reporting.run_table import layer_table, run_table
 from lipcert.reporting.terminal import console
 from lipcert.runs import tensorboard
+from lipcert.runs.audits import audit_of
 from lipcert.runs.config import read_config
 from lipcert.runs.counterexamples import check_unbroken
 from lipcert.runs.directory import RunDirectory
@@ -56,6 +57,7 @@ def write_record(run: RunDirectory, finished: bool | None = None, logger: Logger
         environment=environment(config["seed"], device),
         training=training_facts(run),
         splits={split: found for split in ("val", "train") if (found := other_results(run, split))},
+        audit=audit_of(run, rows) if strongest is Kind.PROOF else None,
         finished=finished,
     )
     figure = run_figure(rows, results.attacks, rows[0].norm, title_of(run.path, config))

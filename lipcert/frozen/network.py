@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lipcert.contracts import Norm
 from lipcert.frozen.operation import Operation, Shape
+from lipcert.frozen.softened import softened
 
 MOST_ENTRIES = 1 << 29  # of one value: 4 GiB for one image; more is a mistake, or an attack on a reader
 
@@ -93,6 +94,10 @@ class Network:
                     if last[i] == number:
                         del values[i]
             yield value
+
+    def softened(self, p: float) -> Callable[[Tensor], Tensor]:
+        """The same function of images, with the gradients of l_p wherever it takes a distance in l∞: for attacks."""
+        return softened(self.operations, p)
 
     def on(self, device: torch.device | str) -> Network:
         """The network on a device, to which it is copied once."""

@@ -16,6 +16,11 @@ def decimal(value: float | None, claim: bool = False) -> str:
     return _rounded(value, Decimal(1), Decimal("0.0001"), claim)
 
 
+def factor(value: float | None) -> str:
+    """A factor of at least 1 with four decimals, rounded up: what is noticed at a factor is noticed at a larger one."""
+    return "–" if value is None else f"{math.ceil(value * 1e4 - 1e-6) / 1e4:.4f}"
+
+
 def count(value: float, claim: bool = False) -> str:
     """A number of things, or the mean of some, with commas."""
     return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"

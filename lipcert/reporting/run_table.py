@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lipcert.contracts import Kind
-from lipcert.reporting.rounding import decimal, percent
+from lipcert.reporting.rounding import decimal, factor, percent
 from lipcert.runs.numbers import MAXIMA, WORDS
 
 if TYPE_CHECKING:
@@ -75,10 +75,17 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         images = summary["attacked_images"][attack]
         for eps, value in accuracies.items():
             yield f"robust accuracy at {eps}, {attack}, {images:,} images", f"{percent(value)} %"
+    for attack, found in summary.get("broken_at_multiples", {}).items():
+        for factor_, counts in found.items():
+            at = "certified" if float(factor_) == 1 else f"{float(factor_):g} × certified"
+            yield f"broken at {at}, {attack}", f"{counts['broken']:,} of {counts['images']:,}"
     if "mean_gap" in summary:
         yield "mean gap", decimal(summary["mean_gap"])
     for attack, distance in summary["median_distance"].items():
         yield f"median distance, {attack}, {summary['attacked_images'][attack]:,} images", decimal(distance)
+    if audit := summary.get("audit"):
+        yield f"audit: broken of {audit['images']:,} radii, {audit['pairs']:,} attempts", f"{audit['broken']:,}"
+        yield "audit: a radius too large by this factor would have been noticed", factor(audit["smallest_noticed"])
     for key, (_, name) in MAXIMA.items():
         if key in summary:
             yield f"{name}, {summary['test_images']:,} images", decimal(summary[key])

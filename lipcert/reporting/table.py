@@ -116,6 +116,7 @@ def _columns(runs: Sequence[Run]) -> Columns:
         columns |= _columns_of_claim(runs, kind, norm)
     for attack in dict.fromkeys(attack for run in runs for attack, _ in numbers.attacks(run.attack_rows)):
         columns |= _columns_of_attack(runs, attack)
+    columns |= _columns_of_multiples(runs)
     for key, (_, name) in MAXIMA.items():
         if any(run.stability_rows for run in runs):
             column = Column(name, unit="number", block="steepest test images, l2 (no bounds)", at=name)
@@ -158,6 +159,26 @@ def _columns_of_attack(runs: Sequence[Run], attack: str) -> Columns:
         column = Column(f"median distance {attack}", unit="number", block=about, at="median distance")
         columns[column] = partial(_median_distance, attack=attack)
     return columns
+
+
+def _columns_of_multiples(runs: Sequence[Run]) -> Columns:
+    """The fraction of images that each attack breaks at each multiple of their own certified radii."""
+    tried = {
+        (attack, k) for run in runs for attack, found in numbers.at_multiples(run.multiples).items() for k in found
+    }
+    return {
+        Column(
+            f"broken {attack} {factor:g} × certified",
+            block=f"broken (%) by {attack} at a multiple of the certified radius",
+            at=f"{factor:g} ×",
+        ): partial(_broken, attack=attack, factor=factor)
+        for attack, factor in sorted(tried)
+    }
+
+
+def _broken(run: Run, *, attack: str, factor: float) -> float | None:
+    rows = numbers.at_multiples(run.multiples).get(attack, {}).get(factor, [])
+    return statistics.fmean(numbers.beaten(row, 0.0) for row in rows) if rows else None
 
 
 def _accuracy(run: Run, *, kind: Kind, norm: str, eps: float) -> float | None:

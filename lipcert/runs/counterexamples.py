@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 1 << 26  # of a file, packed and unpacked
 FIELDS = frozenset(
-    {"x", "x_adv", "label", "prediction", "distance", "radius", "norm", "certificate", "attack", "index"}
+    {"x", "x_adv", "label", "prediction", "distance", "radius", "norm", "certificate", "attack", "index", "claim"}
 )
+NEWER = frozenset({"certificate", "claim"})  # fields that older files lack
 
 
 class Counterexample(NamedTuple):
     """What a file says: test image `index` is misclassified at `distance` in `norm`, found by `attack`.
 
-    `image` is (C, H, W) in float64, in [0, 1].
+    `image` is (C, H, W) in float64, in [0, 1]; `clean` is the test image, which has the label `label`. `claim` names
+    the column of certificates.csv that held `radius`: radius, or radius_float32.
     """
 
     index: int  # type: ignore[assignment]
@@ -37,6 +39,11 @@ class Counterexample(NamedTuple):
     norm: Norm
     distance: float
     image: np.ndarray
+    clean: np.ndarray
+    label: int
+    prediction: int
+    radius: float
+    claim: str
 
 
 def save(run: RunDirectory, values: Mapping[str, Any]) -> Path:
@@ -59,10 +66,15 @@ def saved(run: RunDirectory) -> Iterator[tuple[Path, Counterexample]]:
     """Every saved counter-example with its file, in the order of their names. ValueError where a file holds none."""
     folder = run / COUNTEREXAMPLES
     for path in sorted(folder.glob("*.npz")) if folder.is_dir() and not folder.is_symlink() else ():
-        try:
-            yield path, _read(io.BytesIO(read_regular(path, MOST_BYTES)))
-        except Exception as error:  # numpy and zipfile raise many kinds for damaged files
-            raise ValueError(f"{path} can't be read as a counter-example ({error}): delete it") from None
+        yield path, read(path)
+
+
+def read(path: Path) -> Counterexample:
+    """The counter-example that a file holds; ValueError, in one line, where it holds none."""
+    try:
+        return _read(io.BytesIO(read_regular(path, MOST_BYTES)))
+    except Exception as error:  # numpy and zipfile raise many kinds for damaged files
+        raise ValueError(f"{path} can't be read as a counter-example ({error}): delete it") from None
 
 
 def _read(content: io.BytesIO) -> Counterexample:
@@ -72,13 +84,28 @@ def _read(content: io.BytesIO) -> Counterexample:
         if sum(item.file_size for item in archive.infolist()) > MOST_BYTES:
             raise ValueError("it is too large")
     with np.load(content, allow_pickle=False) as kept:
-        if not FIELDS >= set(kept.files) >= FIELDS - {"certificate"}:
+        if not FIELDS >= set(kept.files) >= FIELDS - NEWER:
             raise ValueError("it holds other fields")
-        image = kept["x_adv"]
-        if image.ndim != 3 or image.dtype != np.float64 or not ((image >= 0) & (image <= 1)).all():
-            raise ValueError("it holds no image in [0, 1]")
-        norm, distance = Norm(str(kept["norm"])), float(kept["distance"])
-        return Counterexample(int(kept["index"]), str(kept["attack"])[:200], norm, distance, image)
+        images = kept["x_adv"], kept["x"]
+        for image in images:
+            if image.ndim != 3 or image.dtype != np.float64 or not ((image >= 0) & (image <= 1)).all():
+                raise ValueError("it holds no image in [0, 1]")
+        if images[0].shape != images[1].shape:
+            raise ValueError("its images are of different shapes")
+        claim = str(kept["claim"]) if "claim" in kept.files else "radius"
+        if claim not in ("radius", "radius_float32"):
+            raise ValueError("it speaks of another radius")
+        return Counterexample(
+            int(kept["index"]),
+            str(kept["attack"])[:200],
+            Norm(str(kept["norm"])),
+            float(kept["distance"]),
+            *images,
+            int(kept["label"]),
+            int(kept["prediction"]),
+            float(kept["radius"]),
+            claim,
+        )
 
 
 def check_unbroken(run: RunDirectory, results: Results) -> None:
@@ -91,10 +118,11 @@ def check_unbroken(run: RunDirectory, results: Results) -> None:
                 f"distance {attack.distance!r}, within the radius {proof.radius!r} that {proof.certificate} certified: "
                 "the certificate is wrong, or the files are of different networks"
             )
-        proved = {row.index: row.radius for row in rows if row.kind == Kind.PROOF and row.prediction == row.label}
+        proved = {row.index: row for row in rows if row.kind == Kind.PROOF and row.prediction == row.label}
         for file, found in saved(run):
-            if found.norm == norm and 0 < proved.get(found.index, 0.0) >= found.distance:
+            radius = (getattr(proved[found.index], found.claim) or 0.0) if found.index in proved else 0.0
+            if found.norm == norm and 0 < radius >= found.distance:
                 raise CertificateBroken(
                     f"image {found.index}: {file} is an adversarial image at {norm} distance {found.distance!r}, "
-                    f"within the radius {proved[found.index]!r} that {rows[0].certificate} certified"
+                    f"within the {found.claim} {radius!r} that {rows[0].certificate} certified"
                 )

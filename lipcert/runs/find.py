@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ class Run:
     certificate_rows  of each test image the row with the largest radius, of the strongest kind of claim
     attack_rows       of all attacks that are whole; [] where it was not attacked
     stability_rows    [] where nobody looked at its gradients
+    multiples         the rows of attacks at multiples of each image's own certified radius
     """
 
     path: Path
@@ -41,6 +42,7 @@ class Run:
     certificate_rows: list[CertificateRow]
     attack_rows: list[AttackRow]
     stability_rows: list[StabilityRow] = field(default_factory=list)
+    multiples: Sequence[AttackRow] = ()
 
     @cached_property
     def kind(self) -> Kind:
@@ -70,7 +72,7 @@ class Run:
         rows = results.best(kind)
         if not _is_summary(summary, kind, rows[0].norm):
             raise ValueError(f"{run / SUMMARY} is not of these rows: `lipcert certify run={path}` writes it anew")
-        return cls(run.path, config, summary, rows, results.attacks, results.stability)
+        return cls(run.path, config, summary, rows, results.attacks, results.stability, results.multiples)
 
 
 def _is_summary(summary: dict[str, Any], kind: Kind, norm: str) -> bool:

@@ -13,6 +13,11 @@ CERTIFICATES = "certificates.csv"  # a row an image and certificate
 CERTIFICATE_FACTS = "certificates.json"  # what each certificate rests on
 ATTACKS = "attacks.csv"  # a row an image, attack and eps
 ATTACK_FACTS = "attacks.json"  # what each attack was asked for, and what it took
+AUDIT = "audit.csv"  # a row an image whose proved radius was attacked
+AUDIT_FACTS = "audit.json"  # what the audit was made with, what it took, and what it found
+AUDIT_EPS = "audit_eps.csv"  # a row an image that was attacked at one eps, of which nothing is proved
+AUDIT_EPS_FACTS = "audit_eps.json"  # the same of these
+AUDIT_SELF_TEST = "audit_self_test.json"  # forged certificates, and which of them the audit caught
 STABILITY = "stability.csv"  # a row an image: how steep the network is there
 LABEL_NOISE = "label_noise.csv"  # the training labels that were replaced
 SUMMARY = "summary.json"  # what the run claims; written last
@@ -27,6 +32,11 @@ CERTIFIED, ATTACKED = (CERTIFICATE_FACTS, CERTIFICATES, STABILITY), (ATTACK_FACT
 REMEDIES = {
     **dict.fromkeys(CERTIFIED, "`lipcert certify run={0}` computes it anew"),
     **dict.fromkeys(ATTACKED, "`lipcert attack run={0}`, with the same attack, computes it anew"),
+    **dict.fromkeys((AUDIT, AUDIT_FACTS), "`lipcert audit run={0} again=true` computes it anew"),
+    **dict.fromkeys(
+        (AUDIT_EPS, AUDIT_EPS_FACTS), "`lipcert audit run={0} again=true`, with its norm and eps, computes it anew"
+    ),
+    AUDIT_SELF_TEST: "`lipcert audit run={0} self_test=true` writes it anew",
     TRAINING: "the record does without it",
     LOGGER: "its service shows the run anew without it",
     SUMMARY: "`lipcert train resume={0}` writes it anew",

@@ -76,10 +76,10 @@ def attacks(rows: Iterable[AttackRow]) -> list[tuple[str, tuple[float, ...]]]:
 
 
 def attack_norm(label: str) -> Norm:
-    """The norm that an attack's label names, as in pgd_linf-40. ValueError where it names none or both."""
-    named = set(re.findall(r"(?<![a-z0-9])(?:l2|linf)(?![a-z0-9])", label))
+    """The norm that an attack's label names, as in pgd_linf-40. ValueError where it names none or several."""
+    named = set(re.findall(r"(?<![a-z0-9])(?:l1|l2|linf)(?![a-z0-9])", label))
     if len(named) != 1:
-        raise ValueError(f"the label of an attack must name its norm, l2 or linf, as in pgd_l2-40; got {label!r}")
+        raise ValueError(f"the label of an attack must name its norm, l2, linf or l1, as in pgd_l2-40; got {label!r}")
     return Norm(named.pop())
 
 
@@ -121,6 +121,15 @@ def attacked_count(rows: Iterable[AttackRow], attack: str) -> int:
         if row.attack == attack:
             images.setdefault(row.eps, set()).add(row.index)
     return len(set.intersection(*images.values())) if images else 0
+
+
+def at_multiples(rows: Iterable[AttackRow]) -> dict[str, dict[float, list[AttackRow]]]:
+    """{attack: {factor: rows}} of attacks at multiples of each image's own certified radius, the smallest first."""
+    found: dict[str, dict[float, list[AttackRow]]] = {}
+    for row in sorted(rows, key=lambda row: row.factor or 0.0):
+        if row.factor is not None:
+            found.setdefault(row.attack, {}).setdefault(row.factor, []).append(row)
+    return found
 
 
 def beaten(row: AttackRow, eps: float) -> bool:

@@ -5,12 +5,14 @@ Facts are {split: {label: {...}}}, with the number of images that are due: rows 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lipcert.contracts import AttackRow, CertificateRow, Kind, Norm, StabilityRow
 from lipcert.runs.directory import RunDirectory
 from lipcert.runs.layout import ATTACK_FACTS, ATTACKS, CERTIFICATE_FACTS, CERTIFICATES, NETWORK, STABILITY
+from lipcert.runs.tried import Tried
 
 # Numbers among the facts of a certificate; null, or left out, where it has none.
 NUMBERS = (
@@ -34,6 +36,7 @@ class Results(NamedTuple):
     stability     the rows of stability.csv
     unfinished    what was left out: labels, at which radius, how many images of how many
     attempts      the rows of all attacks, whole or not: any of them may break a certificate
+    multiples     the rows of attacks that are whole at a multiple of each image's own certified radius
     """
 
     certificates: dict[str, list[CertificateRow]]
@@ -42,6 +45,7 @@ class Results(NamedTuple):
     stability: list[StabilityRow]
     unfinished: list[str]
     attempts: Sequence[AttackRow] = ()
+    multiples: Sequence[AttackRow] = ()
 
     def kinds(self) -> dict[Kind, list[str]]:
         """The kinds of claim that were made, the strongest first, each with its certificates, the best one first."""
@@ -66,6 +70,15 @@ class Results(NamedTuple):
         for rows in zip(*columns, strict=True):
             single = max((row.radius_float32 for row in rows if row.radius_float32 is not None), default=None)
             found.append(max(rows, key=lambda row: row.radius)._replace(radius_float32=single))
+        return found
+
+    def own_radii(self, norm: str) -> dict[int, float]:
+        """Of each image the largest radius that was proved in `norm`, where it is above 0 and bounded."""
+        found: dict[int, float] = {}
+        for label, facts in self.facts.items():
+            for row in self.certificates[label] if (facts["kind"], facts["norm"]) == (Kind.PROOF, norm) else ():
+                if found.get(row.index, 0.0) < row.radius < math.inf:
+                    found[row.index] = row.radius
         return found
 
 
@@ -161,9 +174,11 @@ def read_results(run: RunDirectory, split: str = "test") -> Results:
         else:
             certificates[label].sort(key=lambda row: row.index)
     attempts = [row for row in run.read_rows(ATTACKS, AttackRow) if row.split == split]
-    attacks = _whole_attacks(run, split, attempts, network, unfinished)
     stability = [row for row in run.read_rows(STABILITY, StabilityRow) if row.split == split]
-    return Results(certificates, kept, attacks, stability, unfinished, attempts)
+    found = Results(certificates, kept, [], stability, unfinished, attempts)
+    rows = _whole_attacks(run, split, found, network)
+    attacks, multiples = ([row for row in rows if (row.factor is None) is fixed] for fixed in (True, False))
+    return found._replace(attacks=attacks, multiples=multiples)
 
 
 def network_hash(run: RunDirectory) -> str:
@@ -179,38 +194,43 @@ def drop_rows(run: RunDirectory, name: str, row_type: type, dropped: Callable[[A
         run.write_rows(name, row_type, [row for row in rows if not dropped(row)])
 
 
-def whole(rows: Sequence[CertificateRow | AttackRow], due: int, what: str) -> bool:
-    """Whether rows are of the first `due` images, each once. ValueError where one comes twice, or is not among them."""
+def whole(
+    rows: Sequence[CertificateRow | AttackRow], due: int, what: str, own_radii: Mapping[int, float] | None = None
+) -> bool:
+    """Whether rows are of the first `due` images, each once; at multiples of `own_radii`, of those that have one, and
+    at that multiple. ValueError where one comes twice, or is not among them.
+    """
     indices = {row.index for row in rows}
     if len(indices) < len(rows):
         raise ValueError(f"{what}: {len(rows)} rows are of only {len(indices)} images, and each may be counted once")
     if indices and not (min(indices) >= 0 and max(indices) < due):
         raise ValueError(f"{what}: rows of images {min(indices)} to {max(indices)}, but {due} images are due")
+    if rows and isinstance(rows[0], AttackRow) and (factor := rows[0].factor) is not None:
+        radii = {i: factor * radius for i, radius in (own_radii or {}).items() if i < due}
+        return {row.index: row.eps for row in rows if isinstance(row, AttackRow)} == radii
     return len(rows) == due > 0
 
 
-def eps_key(eps: float | None) -> str:
-    """How an eps is written as a key of JSON."""
-    return "null" if eps is None else repr(float(eps))
-
-
-def _whole_attacks(
-    run: RunDirectory, split: str, rows: Sequence[AttackRow], network: str, unfinished: list[str]
-) -> list[AttackRow]:
+def _whole_attacks(run: RunDirectory, split: str, results: Results, network: str) -> list[AttackRow]:
+    """The rows of `results.attempts` that count; what is left out is added to `results.unfinished`."""
     facts = read_facts(run, ATTACK_FACTS, split)
-    groups: dict[tuple[str, str], list[AttackRow]] = {}
-    for row in rows:
-        groups.setdefault((row.attack, eps_key(row.eps)), []).append(row)
-    kept: dict[tuple[str, str], int] = {}  # how many images count
-    for (label, eps), group in groups.items():
-        if label not in facts or eps not in facts[label]["images"]:
-            raise ValueError(f"{run / ATTACKS} has rows that {ATTACK_FACTS} does not: {label[:100]!r} at {eps}")
-        for due in sorted({facts[label]["wanted"][eps], facts[label]["images"][eps]}, reverse=True):
+    groups: dict[tuple[str, Tried], list[AttackRow]] = {}
+    for row in results.attempts:
+        groups.setdefault((row.attack, Tried.of(row)), []).append(row)
+    kept: dict[tuple[str, Tried], int] = {}  # how many images count
+    for (label, tried), group in groups.items():
+        where = f"{label} at {tried.key}"
+        if label not in facts or tried.key not in facts[label]["images"]:
+            raise ValueError(f"{run / ATTACKS} has rows that {ATTACK_FACTS} does not: {label[:100]!r} at {tried.key}")
+        wanted, images = (facts[label][count][tried.key] for count in ("wanted", "images"))
+        for due in sorted({wanted, images}, reverse=True):
             within = [row for row in group if row.index < due]
-            if facts[label]["network"] == network and whole(within, due, f"{run / ATTACKS}: {label} at {eps}"):
-                kept[label, eps] = due
+            done = whole(within, due, f"{run / ATTACKS}: {where}", results.own_radii(facts[label]["norm"]))
+            if facts[label]["network"] == network and done:
+                kept[label, tried] = due
                 break
-        if kept.get((label, eps), 0) < facts[label]["wanted"][eps]:
-            counted = f", of which the first {kept[label, eps]} count" if (label, eps) in kept else ""
-            unfinished.append(f"{label} at {eps} ({len(group)} of {facts[label]['wanted'][eps]} images{counted})")
-    return [row for row in rows if row.index < kept.get((row.attack, eps_key(row.eps)), 0)]
+        if kept.get((label, tried), 0) < wanted:
+            counted = f", of which the first {kept[label, tried]} count" if (label, tried) in kept else ""
+            certified = " with a certified radius, or at radii of before" if tried.factor is not None else ""
+            results.unfinished.append(f"{where} ({len(group)} of {wanted} images{certified}{counted})")
+    return [row for row in results.attempts if row.index < kept.get((row.attack, Tried.of(row)), 0)]

@@ -58,8 +58,10 @@ KEYS: dict[str, str] = {
     "splits": "{val or train: images, clean_accuracy, mean_gap and the claims, of other images that were certified}",
     "layers": "the layers of the bound, in order, each with its norm, the bound up to it, and what it costs the whole",
     "robust_accuracy": "{attack: {eps: fraction of the attacked images that stay rightly classified}}",
+    "broken_at_multiples": "{attack: {factor: {broken, images}}}, each at that multiple of its own certified radius",
     "attacked_images": "{attack: number of test images it was run on}",
     "median_distance": "{attack that looks for the smallest distance: median; null if it failed on half of them}",
+    "audit": "{images, pairs, broken, found, smallest_noticed, ...}, of the radii that `lipcert audit` attacked",
     "max_loss_gradient": "largest l2 norm of the cross-entropy's gradient among the test images: no bound",
     "max_jacobian": "largest spectral norm of the logits' Jacobian among them: no bound",
     "max_jacobian_rows": "largest l2 norm of a logit's gradient among them: no bound",
@@ -82,6 +84,7 @@ def summary(
     environment: Mapping[str, Any],
     training: Mapping[str, int] | None = None,
     splits: Mapping[str, Results] | None = None,
+    audit: Mapping[str, Any] | None = None,
     finished: bool = True,
 ) -> dict[str, Any]:
     """The content of summary.json, which `KEYS` explains. A number that is not proved is not called certified.
@@ -93,6 +96,7 @@ def summary(
     environment  device, versions, git_commit and seed
     training     parameters and epochs, where they are known
     splits       the results of other images than the test images
+    audit        what `audits.audit_of` says of the radii
 
     Where several certificates make a claim of one kind, an image has the largest of their radii. What a Lipschitz bound
     rests on is that of the best certificate of the strongest kind.
@@ -128,6 +132,15 @@ def summary(
         record["attacked_images"][attack] = numbers.attacked_count(results.attacks, attack)
         if not tried:
             record["median_distance"][attack] = numbers.median_distance(results.attacks, attack)
+    if audit:
+        record["audit"] = dict(audit)
+    record["broken_at_multiples"] = {
+        attack: {
+            _key(factor): {"broken": sum(numbers.beaten(row, 0.0) for row in rows_), "images": len(rows_)}
+            for factor, rows_ in found.items()
+        }
+        for attack, found in numbers.at_multiples(results.multiples).items()
+    }
     record |= numbers.maxima(results.stability)
     record |= {key: (training or {}).get(key) for key in ("parameters", "epochs")}
     record["seconds"] = {"train": seconds["train"], **report["seconds"], **seconds}

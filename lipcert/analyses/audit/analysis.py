@@ -1,0 +1,189 @@
+"""The audit of a run's proofs: rows that grow block by block, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from lipcert.analyses.audit import counterexample
+from lipcert.analyses.audit.block import Block, Claim, blocks
+from lipcert.analyses.audit.figures import audit_figure
+from lipcert.analyses.audit.judging import Nearest
+from lipcert.analyses.audit.rows import AuditRow, broken, numbers, total
+from lipcert.analyses.audit.settings import Settings
+from lipcert.attacks.judge import judge
+from lipcert.contracts import CertificateRow, Kind, Norm
+from lipcert.errors import CertificateBroken
+from lipcert.evaluation.load import LoadedRun
+from lipcert.evaluation.record import write_record
+from lipcert.reporting.plotting import drawn
+from lipcert.runs.audits import fingerprint, provable
+from lipcert.runs.directory import RunDirectory
+from lipcert.runs.find import title_of
+from lipcert.runs.layout import AUDIT, AUDIT_FACTS, COUNTEREXAMPLES
+from lipcert.runs.results import drop_rows, network_hash, read_results
+
+SPLIT, FIGURE = "test", "audit"
+
+
+def audit(run: LoadedRun, settings: Settings, again: bool) -> None:
+    """Audits the proofs of a run whose lock is held; it goes on where it was stopped.
+
+    settings  checked
+    again     whether what an earlier audit found is thrown away
+
+    CertificateBroken where an image within a proved radius has another label: it is saved, and its row is kept.
+    """
+    directory, network = run.directory, run.network
+    proofs = proved(directory)[: settings.images]
+    facts = begin(directory, settings, again, proofs)
+    rows = {row.index: row for row in directory.read_rows(AUDIT, AuditRow)}
+    for row in filter(broken, rows.values()):
+        raise CertificateBroken(
+            f"image {row.index} in {directory / AUDIT}: {row.attack} found another label within its radius, see "
+            f"{directory / COUNTEREXAMPLES}; again=true audits anew"
+        )
+    claims = [Claim(row.index, row.radius, row.radius_float32) for row in proofs]
+    by_index = {row.index: row for row in proofs}
+    norm = Norm(proofs[0].norm)
+    found = blocks(network, norm, run.dataset.test, claims, settings, lambda claim: claim.index in rows)
+    for block in found:
+        facts["blocks"][str(block.start)] = block.facts
+        directory.write_json(AUDIT_FACTS, facts)
+        new = [row_of(block, place, by_index[block.claims[place].index]) for place in block.due]
+        directory.append_rows(AUDIT, new)
+        hold(directory, block, new)
+        rows |= {row.index: row for row in new}
+    facts["radii"] = fingerprint(proofs)
+    finish(run, facts, [rows[claim.index] for claim in claims])
+
+
+def proved(directory: RunDirectory) -> list[CertificateRow]:
+    """The rows of images with a proved radius, of several proofs the largest one; unbounded radii are left out.
+
+    ValueError where there is none.
+    """
+    results = read_results(directory)
+    if Kind.PROOF not in results.kinds():
+        raise ValueError(
+            f"`run`: {directory} has no whole proof that could be audited; `lipcert certify run={directory}` computes "
+            "one, norm=linf eps=0.3 attacks without one"
+        )
+    rows = provable(results.best(Kind.PROOF))
+    if not rows:
+        raise ValueError(f"`run`: {directory} proves a radius of no test image: there is nothing to audit")
+    return rows
+
+
+def begin(directory: RunDirectory, settings: Settings, again: bool, proofs: Sequence[CertificateRow]) -> dict[str, Any]:
+    """The facts of an audit that begins or goes on. Rows of another network or of other radii are dropped.
+
+    ValueError where there are rows that other settings made.
+    """
+    fresh: dict[str, Any] = {"settings": settings.fixed(), "network": network_hash(directory), "blocks": {}}
+    if again:
+        for name in (AUDIT, AUDIT_FACTS):
+            directory.forget(name)
+    facts = directory.read_json(AUDIT_FACTS) if directory.has(AUDIT_FACTS) else fresh
+    if facts.get("network") != fresh["network"]:
+        directory.forget(AUDIT)
+        facts = fresh
+    if not all(isinstance(facts.get(key), dict) for key in ("settings", "blocks")):
+        raise ValueError(f"{directory / AUDIT_FACTS} is damaged: again=true starts anew")
+    settings.check_same(facts["settings"], f"{directory / AUDIT}")
+    now = {row.index: (row.certificate, row.radius, row.radius_float32) for row in proofs}
+    drop_rows(
+        directory,
+        AUDIT,
+        AuditRow,
+        lambda row: row.index in now and now[row.index] != (row.certificate, row.radius, row.radius_float32),
+    )
+    return facts
+
+
+def row_of(block: Block, place: int, proof: CertificateRow) -> AuditRow:
+    """The row of one image; its distance in float64 is what the judge of attacks says of the image that was found."""
+    search = block.search
+    double, single = search.double, search.single
+    distance = verdict(double, place)
+    return AuditRow(
+        SPLIT,
+        proof.index,
+        proof.norm,
+        proof.certificate,
+        proof.radius,
+        distance,
+        distance / proof.radius - 1,
+        double.attack[place],
+        double.factor[place],
+        proof.radius_float32,
+        float(single.distance[place]) if single else torch.inf,
+        single.attack[place] if single else "",
+        int(search.pairs[place]),
+    )
+
+
+def verdict(double: Nearest, place: int) -> float:
+    """The distance of the image found in float64, judged again by itself."""
+    if not bool(double.distance[place].isfinite()):
+        return torch.inf
+    at = slice(place, place + 1)
+    return float(judge(double.network, double.x[at], double.y[at], double.image[at], double.norm).distance)
+
+
+def hold(directory: RunDirectory, block: Block, rows: Sequence[AuditRow]) -> None:
+    """CertificateBroken where an image lies within one of its radii; all such images are saved first."""
+    files = []
+    for row, place in zip(rows, block.due, strict=True):
+        for claim, nearest in (("radius", block.search.double), ("radius_float32", block.search.single)):
+            radius = getattr(row, claim)
+            distance = row.distance if claim == "radius" else row.distance_float32
+            if nearest is None or not distance <= (radius or 0.0):
+                continue
+            name = row.attack if claim == "radius" else row.attack_float32
+            with torch.no_grad():
+                logits = nearest.network(nearest.image[place : place + 1].to(nearest.dtype))
+            values = {
+                "x": nearest.x[place].cpu().numpy(),
+                "x_adv": nearest.image[place].cpu().numpy(),
+                "label": int(nearest.y[place]),
+                "prediction": int(logits.argmax(1)),
+                "distance": distance,
+                "radius": radius,
+                "norm": row.norm,
+                "certificate": row.certificate,
+                "attack": name,
+                "index": row.index,
+                "claim": claim,
+            }
+            files.append((counterexample.save(directory, values), values))
+    if files:
+        path, values = files[0]
+        more = f" and {len(files) - 1} more there" if len(files) > 1 else ""
+        raise CertificateBroken(
+            f"image {values['index']}: {values['attack']} found another label at {values['norm']} distance "
+            f"{values['distance']!r}, within the {values['claim']} {values['radius']!r} that {values['certificate']} "
+            f"certified; see {path}{more}, and `lipcert audit check={path}` checks it"
+        )
+
+
+def finish(run: LoadedRun, facts: dict[str, Any], rows: Sequence[AuditRow]) -> None:
+    """Writes what the rows come to, the figure, and the run's record."""
+    directory = run.directory
+    attacks = total(block["attacks"] for block in facts["blocks"].values())
+    for name, mine in attacks.items():
+        mine["nearest"] = sum(row.attack == name for row in rows)
+        mine["nearest_float32"] = sum(row.attack_float32 == name for row in rows)
+    facts |= {
+        "norm": rows[0].norm,
+        **numbers(rows),
+        "seconds": sum(block["seconds"] for block in facts["blocks"].values()),
+        "cpu_seconds": sum(block["cpu_seconds"] for block in facts["blocks"].values()),
+        "attacks": attacks,
+    }
+    for name, picture in drawn(audit_figure(rows, title_of(directory.path, run.config)), FIGURE).items():
+        directory.replace(name, picture)
+    directory.write_json(AUDIT_FACTS, facts)
+    write_record(directory)

@@ -1,0 +1,107 @@
+"""Every image attacked at one eps in a norm in which nothing is proved, and whether gradients are masked."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import torch
+
+from lipcert.analyses.audit import masking
+from lipcert.analyses.audit.block import Block, Claim, blocks
+from lipcert.analyses.audit.rows import FixedRow, robust_accuracy, total
+from lipcert.analyses.audit.settings import Settings
+from lipcert.contracts import Norm
+from lipcert.evaluation.load import LoadedRun
+from lipcert.frozen.exact import exact_arithmetic
+from lipcert.runs.layout import AUDIT_EPS, AUDIT_EPS_FACTS
+from lipcert.runs.results import drop_rows, network_hash
+
+SPLIT = "test"
+
+
+def attack(run: LoadedRun, norm: Norm, eps: float, settings: Settings, again: bool) -> None:
+    """Attacks the first `settings.images` test images of a run whose lock is held; it goes on where it was stopped.
+
+    Nothing is claimed of the images, so that nothing can be broken: what is left is the robust accuracy.
+    """
+    directory, key = run.directory, f"{norm} {eps!r}"
+    settings = settings._replace(factors=(1.0,))
+    if again and directory.has(AUDIT_EPS_FACTS):
+        directory.forget(AUDIT_EPS_FACTS)
+        directory.forget(AUDIT_EPS)
+    everything = directory.read_json(AUDIT_EPS_FACTS) if directory.has(AUDIT_EPS_FACTS) else {}
+    fresh = {"settings": settings.fixed(), "network": network_hash(directory), "blocks": {}}
+    facts: dict[str, Any] = everything.get(key, fresh)
+    if facts.get("network") != fresh["network"]:
+        drop_rows(directory, AUDIT_EPS, FixedRow, lambda row: (row.norm, row.eps) == (norm, eps))
+        facts = fresh
+    settings.check_same(facts["settings"], f"what {directory} has of {key}")
+    images = run.dataset.test
+    count = len(images) if settings.images is None else min(settings.images, len(images))
+    own = {row.index: row for row in directory.read_rows(AUDIT_EPS, FixedRow) if (row.norm, row.eps) == (norm, eps)}
+    claims = [Claim(index, eps, eps) for index in range(count)]
+    found = blocks(run.network, norm, images, claims, settings, lambda claim: claim.index in own, f"audit at {key}")
+    for block in found:
+        facts["blocks"][str(block.start)] = block.facts
+        directory.write_json(AUDIT_EPS_FACTS, everything | {key: facts})
+        new = rows_of(block, norm, eps)
+        directory.append_rows(AUDIT_EPS, new)
+        own |= {row.index: row for row in new}
+    rows = [own[index] for index in range(count)]
+    taken = images.head(count)
+    with exact_arithmetic():
+        diagnosis = masking.diagnose(
+            run.network,
+            taken.pixels().to(settings.device).double() / 255,
+            taken.labels.to(settings.device).long(),
+            norm=norm,
+            eps=eps,
+            seed=settings.seed,
+            device=settings.device,
+        )
+    accuracies = [robust_accuracy(rows, eps), robust_accuracy(rows, eps, single=True)]
+    facts |= {
+        "norm": norm,
+        "eps": eps,
+        "images": len(rows),
+        "pairs": sum(row.pairs for row in rows),
+        "clean_accuracy": statistics.fmean(row.prediction == row.label for row in rows),
+        "robust_accuracy": accuracies[0],
+        "robust_accuracy_float32": accuracies[1],
+        "smallest_robust_accuracy": min(*accuracies, diagnosis.robust_accuracy),
+        "diagnosis": diagnosis.numbers,
+        "findings": diagnosis.findings,
+        "seconds": sum(block["seconds"] for block in facts["blocks"].values()),
+        "cpu_seconds": sum(block["cpu_seconds"] for block in facts["blocks"].values()),
+        "attacks": total(block["attacks"] for block in facts["blocks"].values()),
+    }
+    for name, mine in facts["attacks"].items():
+        mine["nearest"] = sum(row.attack == name for row in rows)
+        mine["nearest_float32"] = sum(row.attack_float32 == name for row in rows)
+    directory.write_json(AUDIT_EPS_FACTS, everything | {key: facts})
+
+
+@torch.no_grad()
+def rows_of(block: Block, norm: Norm, eps: float) -> list[FixedRow]:
+    """The rows of the images of a block that were asked for."""
+    search = block.search
+    double, single = search.double, search.single
+    prediction = double.network(search.x).argmax(1).tolist()
+    clean = double.wrong(search.x, torch.arange(len(search.x), device=search.x.device)).tolist()
+    return [
+        FixedRow(
+            SPLIT,
+            block.claims[place].index,
+            norm,
+            eps,
+            int(search.y[place]),
+            prediction[place],
+            0.0 if clean[place] else float(double.distance[place]),
+            double.attack[place],
+            float(single.distance[place]) if single else torch.inf,
+            single.attack[place] if single else "",
+            int(search.pairs[place]),
+        )
+        for place in block.due
+    ]
