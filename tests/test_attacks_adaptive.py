@@ -24,8 +24,15 @@ NORMS = list(Norm)
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("loss", ["ce", "dlr", "margin"])
-@pytest.mark.parametrize("scale, dtype", [(1.0, torch.float32), (1e-11, torch.float64), (1e6, torch.float64)])
+@pytest.mark.parametrize(
+    "loss, scale, dtype",
+    [
+        ("ce", 1.0, torch.float32),
+        ("ce", 1e-11, torch.float64),
+        ("dlr", 1e-11, torch.float64),
+        ("margin", 1e6, torch.float32),
+    ],
+)
 def test_auto_projected_gradient_succeeds_exactly_beyond_the_distance(norm, loss, scale, dtype):
     exact, _, x, y = problem(Linear(4, scale), n=24)
     least = exact_distance(exact, x, y, norm)
