@@ -124,10 +124,10 @@ class Attack(Protocol):
 
     `answer` is any function from images to logits: a frozen network, or in training what the model answers.
 
-    `label` names what ran, its norm (`_l2`, `_linf` or `_l1`), and the parameters that decide its strength; `norm` is the norm
-    it minimises or is bound in. `eps` lists the radii to try, or is None for an attack that looks for the smallest
-    distance: such an attack is called once, with eps None, otherwise once per radius with eps of shape (B,), a radius
-    per image.
+    `label` names what ran, its norm (`_l2`, `_linf` or `_l1`), and the parameters that decide its strength; `norm` is
+    the norm it minimises or is bound in. `eps` lists the radii to try, or is None for an attack that looks for the
+    smallest distance: such an attack is called once, with eps None, otherwise once per radius with eps of shape (B,), a
+    radius per image.
     """
 
     label: str

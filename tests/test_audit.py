@@ -220,6 +220,29 @@ def test_factors_are_bisected_and_decided_images_leave():
     assert search.counts == {"oracle in float32": {"tried": 20, "found": 4}}
 
 
+def test_random_numbers_are_those_of_the_block():
+    """Whatever was drawn before, so that an audit which goes on computes what an uninterrupted one does."""
+
+    def noise(seed: int) -> list[float]:
+        drawn = []
+
+        class Noise:
+            label = "noise"
+
+            def __call__(self, answer, x, y, eps):
+                drawn.append(float(torch.rand(1)))
+                return x
+
+        torch.manual_seed(seed)
+        search = linear()
+        for _ in range(2):
+            search.attack(Trial(Noise(), True), torch.arange(4), 1.0)
+        return drawn
+
+    first = noise(1)
+    assert noise(2) == first and first[0] != first[1]
+
+
 def test_candidates_are_made_legal_and_the_nearest_is_kept():
     search = linear(1)
     nearest, row = search.double, torch.tensor([0])

@@ -232,8 +232,8 @@ def named_by_a_path(run: Path) -> None:
     outside = run.parent / "outside"
     outside.write_text("precious")
     (run / "counterexamples").mkdir()
-    fields = {"x": 0, "label": 0, "prediction": 1, "distance": 0.0, "radius": 1.0, "certificate": "pairwise"}
     image = np.zeros((1, 8, 8))
+    fields = {"x": image, "label": 0, "prediction": 1, "distance": 0.0, "radius": 1.0, "certificate": "pairwise"}
     path = run / "counterexamples" / "x-0.npz"
     np.savez(path, **fields, x_adv=image, norm="l2", attack=str(outside.with_suffix("")), index=0)
     rows(lambda found: [row._replace(prediction=row.label, radius=1e9) for row in found])(run)
