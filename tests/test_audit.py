@@ -169,6 +169,17 @@ def test_wrong_requests_are_refused(said):
         audit.run(**settings)
 
 
+def test_damaged_facts_are_refused(run, audited):
+    for name in (AUDIT, AUDIT_FACTS):
+        with run.writing("test"):
+            run.replace(name, RunDirectory(audited).read(name))
+    for damage in ({"blocks": {"0": {}}}, {"settings": None}, {"blocks": {"0": {"attacks": {"a": 3}}}}):
+        with run.writing("test"):
+            run.write_json(AUDIT_FACTS, RunDirectory(audited).read_json(AUDIT_FACTS) | damage)
+        with pytest.raises(ValueError, match="is damaged: again=true starts anew"), run.writing("test"):
+            analysis.begin(run, Settings(4, (0.999, 1.25, 2.0), 2, 1, 2, 0, "cpu"), False, analysis.proved(run))
+
+
 def test_a_run_without_a_radius_is_refused(run, capsys):
     forge(run, radius=0.0, radius_float32=0.0)
     assert "proves a radius of no test image" in refused(capsys, "audit", "run=run")

@@ -16,7 +16,7 @@ from lipcert.runs.find import exists
 from lipcert.runs.naming import free_directory
 from lipcert.runs.sweep import Sweep
 
-PATHS = ("run", "resume", "output_dir", "data_dir", "dataset.path", "separation", "folder")  # may have a = in them
+PATHS = ("run", "resume", "output_dir", "data_dir", "dataset.path", "separation", "check", "folder")  # = may be in them
 DEBUG = {"schedule.epochs": "1", "dataset.subset": "100", "attack.images": "20"}  # what debug=true stands for
 HYDRAS_DIRECTORIES = ("hydra", "hydra.run", "hydra.run.dir", "hydra.sweep", "hydra.sweep.dir", "hydra.sweep.subdir")
 BESIDE_RESUME = ("resume", "trust", "extend")

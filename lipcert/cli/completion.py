@@ -21,7 +21,7 @@ Candidate = tuple[str, str]  # the whole word, and what it is; a word that ends 
 
 MOST = 1000  # entries of a directory that are looked at
 RUNS = ("run", "resume")  # keys whose value is a run's directory
-PATHS = ("data_dir", "folder", "output_dir", "path", "separation")  # last words of keys whose value is a path
+PATHS = ("data_dir", "folder", "output_dir", "path", "separation", "check")  # last words of keys whose value is a path
 VALUES = {  # of keys by their last word, where neither a group nor a comment lists them
     "accelerator": ("auto", "cpu", "gpu"),
     "analysis": ("tightness", "stability"),

@@ -11,7 +11,7 @@ from lipcert.analyses.audit import counterexample
 from lipcert.analyses.audit.block import Block, Claim, blocks
 from lipcert.analyses.audit.figures import audit_figure
 from lipcert.analyses.audit.judging import Nearest
-from lipcert.analyses.audit.rows import AuditRow, broken, numbers, total
+from lipcert.analyses.audit.rows import AuditRow, broken, check_facts, numbers, total
 from lipcert.analyses.audit.settings import Settings
 from lipcert.attacks.judge import judge
 from lipcert.contracts import CertificateRow, Kind, Norm
@@ -90,8 +90,7 @@ def begin(directory: RunDirectory, settings: Settings, again: bool, proofs: Sequ
     if facts.get("network") != fresh["network"]:
         directory.forget(AUDIT)
         facts = fresh
-    if not all(isinstance(facts.get(key), dict) for key in ("settings", "blocks")):
-        raise ValueError(f"{directory / AUDIT_FACTS} is damaged: again=true starts anew")
+    check_facts(facts, str(directory / AUDIT_FACTS))
     settings.check_same(facts["settings"], f"{directory / AUDIT}")
     now = {row.index: (row.certificate, row.radius, row.radius_float32) for row in proofs}
     drop_rows(

@@ -9,7 +9,7 @@ import torch
 
 from lipcert.analyses.audit import masking
 from lipcert.analyses.audit.block import Block, Claim, blocks
-from lipcert.analyses.audit.rows import FixedRow, robust_accuracy, total
+from lipcert.analyses.audit.rows import FixedRow, check_facts, robust_accuracy, total
 from lipcert.analyses.audit.settings import Settings
 from lipcert.contracts import Norm
 from lipcert.evaluation.load import LoadedRun
@@ -33,6 +33,7 @@ def attack(run: LoadedRun, norm: Norm, eps: float, settings: Settings, again: bo
     everything = directory.read_json(AUDIT_EPS_FACTS) if directory.has(AUDIT_EPS_FACTS) else {}
     fresh = {"settings": settings.fixed(), "network": network_hash(directory), "blocks": {}}
     facts: dict[str, Any] = everything.get(key, fresh)
+    check_facts(facts, str(directory / AUDIT_EPS_FACTS))
     if facts.get("network") != fresh["network"]:
         drop_rows(directory, AUDIT_EPS, FixedRow, lambda row: (row.norm, row.eps) == (norm, eps))
         facts = fresh

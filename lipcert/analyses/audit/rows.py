@@ -109,6 +109,24 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def check_facts(facts: Any, source: str) -> None:
+    """ValueError where facts are not what an audit has written into the file `source`."""
+
+    def is_block(block: Any) -> bool:
+        return (
+            isinstance(block, dict)
+            and all(type(block.get(key)) in (int, float) for key in ("seconds", "cpu_seconds"))
+            and isinstance(block.get("attacks"), dict)
+            and all(isinstance(mine, dict) and mine.keys() == {"tried", "found"} for mine in block["attacks"].values())
+            and all(type(count) is int for mine in block["attacks"].values() for count in mine.values())
+        )
+
+    parts = facts if isinstance(facts, dict) else {}
+    whole = all(isinstance(parts.get(key), dict) for key in ("settings", "blocks"))
+    if not whole or not all(map(is_block, parts["blocks"].values())):
+        raise ValueError(f"{source} is damaged: again=true starts anew")
+
+
 def total(counts: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
     """Counts by attack, added up."""
     found: dict[str, dict[str, int]] = {}
