@@ -38,6 +38,7 @@ def least_margins(network: Network, low: Tensor, high: Tensor, labels: Tensor, a
         low, high = boxes[-1]
         margins = low.gather(1, labels[:, None]) - high
         margins = margins - 4 * FLOAT64.unit * margins.abs() - FLOAT64.tiny
+    margins = margins.where(margins == margins, -math.inf)  # an infinite box says nothing
     return margins.scatter(1, labels[:, None], math.inf)
 
 
