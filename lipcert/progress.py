@@ -47,8 +47,7 @@ class Progress:
         return self
 
     def __exit__(self, error: object, *_: object) -> None:
-        if not self.bar.disable:  # in a notebook, stopping a bar that is disabled warns that ipywidgets are missing
-            self.bar.stop()
+        self.bar.stop()
         if self.untold and not error:
             self._print(self.untold)
 

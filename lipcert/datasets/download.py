@@ -68,7 +68,7 @@ def _unpack(archive: Archive, root: Path, partial: Path) -> None:
     fresh.parent.mkdir(parents=True, exist_ok=True)
     if not check_integrity(source, archive.md5):
         source = fresh
-        progress = Console(stderr=True).status(f"downloading {archive.address}")
+        progress = Console(stderr=True, force_jupyter=False).status(f"downloading {archive.address}")
         with progress, _answer(archive.address) as answer, fresh.open("wb") as file:
             shutil.copyfileobj(answer, file)
         if not check_integrity(source, archive.md5):

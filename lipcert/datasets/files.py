@@ -180,7 +180,7 @@ def track(items: Sequence[T], description: str, after: float = 2.0) -> Iterator[
     try:
         for done, item in enumerate(items):
             if bar is None and time.monotonic() - started > after:
-                bar = Progress(console=Console(stderr=True))
+                bar = Progress(console=Console(stderr=True, force_jupyter=False))
                 bar.start()
                 task = bar.add_task(description, total=len(items))
             if bar is not None:

@@ -53,7 +53,7 @@ def certify(
     directory.mend(label, *CERTIFIED)
     with exact_arithmetic():
         started = time.perf_counter()
-        with Console(stderr=True).status("measuring the layers' norms"):
+        with Console(stderr=True, force_jupyter=False).status("measuring the layers' norms"):
             bound = build(chosen)(run.network)
         bounding = time.perf_counter() - started
         if bound.norm is not run.network.norm:
