@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import TypeVar
 
@@ -80,6 +81,12 @@ def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
             yield item
             shown.move(done)
             shown.tell()
+
+
+def waiting(what: str) -> AbstractContextManager:
+    """A sign on standard error that `what` goes on, where a person looks on at a terminal."""
+    console = Console(stderr=True)
+    return console.status(what) if console.is_terminal else nullcontext()  # not in a notebook
 
 
 def clock(seconds: float) -> str:

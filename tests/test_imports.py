@@ -39,7 +39,7 @@ LITTLE = {
     "reporting": {"configuration", "contracts", "files", "errors", "runs"},
     "schedules": {"contracts"},
     "optimizers": {"contracts"},
-    "datasets": {"contracts", "configuration", "errors", "files"},
+    "datasets": {"contracts", "configuration", "errors", "files", "progress"},
     "attacks": {"contracts", "configuration"},
     "models": {"contracts", "layers", "kernels"},
     "layers": {"contracts", "kernels"},

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
 from torchvision.datasets.utils import check_integrity, extract_archive
 
 from lipcert.datasets.options import Options
 from lipcert.errors import one_line
+from lipcert.progress import waiting
 
 PATIENCE = 8.0  # seconds that a server may be silent
 
@@ -68,8 +68,7 @@ def _unpack(archive: Archive, root: Path, partial: Path) -> None:
     fresh.parent.mkdir(parents=True, exist_ok=True)
     if not check_integrity(source, archive.md5):
         source = fresh
-        progress = Console(stderr=True, force_jupyter=False).status(f"downloading {archive.address}")
-        with progress, _answer(archive.address) as answer, fresh.open("wb") as file:
+        with waiting(f"downloading {archive.address}"), _answer(archive.address) as answer, fresh.open("wb") as file:
             shutil.copyfileobj(answer, file)
         if not check_integrity(source, archive.md5):
             raise OSError(f"{archive.address} is not the published file: its MD5 sum is another")

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import operator
 import os
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lipcert.datasets.checks import check
 from lipcert.errors import one_line
 from lipcert.files import opened
+from lipcert.progress import track
 
-T = TypeVar("T")
 GREY = ("1", "L", "LA")
 # What Pillow may take a file for, whatever its name: others run external programs or can't be in an image folder.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -69,7 +65,9 @@ class ImageFiles(Dataset):
         chunk = max(1, 2**20 // int(np.prod(shape)))  # about 1 MB: containers give processes little shared memory
         pieces = torch.arange(count).split(chunk)
         workers = 16 if count > 4000 else 0
-        for indices, read in zip(track(pieces, description), read_batches(self, pieces, workers), strict=True):
+        for indices, read in zip(
+            track(pieces, description, len(pieces)), read_batches(self, pieces, workers), strict=True
+        ):
             images[indices] = read
         return images
 
@@ -172,21 +170,3 @@ class _Careful(Dataset):
             return self.files[indices]
         except ValueError as error:
             return error
-
-
-def track(items: Sequence[T], description: str, after: float = 2.0) -> Iterator[T]:
-    """The items, with a progress bar on standard error once they have taken `after` seconds."""
-    started, bar = time.monotonic(), None
-    try:
-        for done, item in enumerate(items):
-            if bar is None and time.monotonic() - started > after:
-                bar = Progress(console=Console(stderr=True, force_jupyter=False))
-                bar.start()
-                task = bar.add_task(description, total=len(items))
-            if bar is not None:
-                bar.update(task, completed=done)
-            yield item
-    finally:
-        if bar is not None:
-            bar.update(task, completed=len(items))
-            bar.stop()

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from rich.console import Console
 from torch import Tensor
 
 from lipcert.configuration import build, locate
@@ -18,7 +17,7 @@ from lipcert.datasets import batches
 from lipcert.datasets.split import Split
 from lipcert.evaluation.load import LoadedRun
 from lipcert.frozen.exact import exact, exact_arithmetic, images_at_once
-from lipcert.progress import track
+from lipcert.progress import track, waiting
 from lipcert.runs.layout import CERTIFICATE_FACTS, CERTIFICATES, CERTIFIED, STABILITY
 from lipcert.runs.results import drop_rows, network_hash, read_facts, whole, write_facts
 
@@ -53,7 +52,7 @@ def certify(
     directory.mend(label, *CERTIFIED)
     with exact_arithmetic():
         started = time.perf_counter()
-        with Console(stderr=True, force_jupyter=False).status("measuring the layers' norms"):
+        with waiting("measuring the layers' norms"):
             bound = build(chosen)(run.network)
         bounding = time.perf_counter() - started
         if bound.norm is not run.network.norm:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.datasets.files import track
+from lipcert.progress import track
 
 EXACT = 1024  # products that float32 adds up without rounding
 
@@ -71,7 +71,7 @@ def separation(
         raise ValueError(f"`dataset` has {len(labels)} copies of one image: there is nothing to separate")
     sweep = _Sweep(images.to(device).flatten(1), labels.to(device).argsort(stable=True))
     blocks = _blocks(counts.tolist(), batch_size)
-    for rows, columns in track(blocks, "comparing images"):
+    for rows, columns in track(blocks, "comparing images", len(blocks)):
         sweep.compare(rows, columns)
     return sweep.result(labels)
 
