@@ -66,6 +66,7 @@ def test_carlini_wagner_finds_the_smallest_distance(scale, dtype):
     assert (ratio >= 1).all() and (ratio <= 1.02).all()
 
 
+@pytest.mark.slow
 def test_restarts_of_carlini_wagner_aim_at_each_class_and_then_search_again():
     exact, _, x, y = problem(Linear(4), n=24)
     least, ratio = exact_distance(exact, x, y, Norm.L2), {}
@@ -203,6 +204,7 @@ def test_a_seed_decides_the_result_and_leaves_the_random_stream_alone(norm):
     assert not torch.equal(unseeded(model, x, y), unseeded(model, x, y))
 
 
+@pytest.mark.slow
 def test_importing_the_attacks_does_not_import_foolbox():
     code = "import sys, lipcert.attacks.deep_fool, lipcert.attacks.boundary, lipcert.attacks.smallest\n"
     code += "import lipcert.attacks.projected_gradient, lipcert.evaluation.attack\n"

@@ -176,6 +176,7 @@ def test_a_sweep_whose_jobs_are_all_refused_leaves_nothing(key, values, must, ca
     assert not Path("sweep").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_a_job_that_fails(capsys):
     told = lipcert(capsys, "train", "-m", "dataset.subset=100,x,90", "schedule.epochs=1", "attack=none", "output_dir=s")
     lines = [line for line in told.err.splitlines() if line.startswith("lipcert:")]  # others are bars

@@ -136,6 +136,7 @@ def test_a_certificate_takes_a_frozen_network_and_nothing_else(name):
         assert str(told.value) == f"a frozen network is due (`lipcert.freeze` makes one), got {type(given).__name__}"
 
 
+@pytest.mark.slow
 def test_of_a_run_that_is_certified_attacked_analysed_and_recorded(tmp_path, monkeypatch, capsys):
     """While any of these is at work, no model is alive."""
     monkeypatch.chdir(tmp_path)

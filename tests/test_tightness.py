@@ -197,6 +197,7 @@ def test_a_wrong_certificate_is_found_out(factor, claim, found, run, capsys):
     assert not FILES & {path.name for path in run.iterdir()}
 
 
+@pytest.mark.slow
 def test_rows_of_another_network_are_found_out(run, capsys):
     """Distances in attacks.csv that another network was attacked at."""
     assert lipcert(capsys, "certify", f"run={run}", *QUICK).status == 0
