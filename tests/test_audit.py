@@ -384,3 +384,28 @@ def test_saved_counterexamples_of_older_versions_are_read(run):
     values = {"x": x, "x_adv": x, "label": 0, "prediction": 1, "distance": 0.0, "radius": 1.0, "norm": "l2"}
     path = counterexamples.save(run, values | {"attack": "a", "index": 3})
     assert counterexamples.read(path).claim == "radius" and analysis.SPLIT == "test"
+
+
+def other(run: RunDirectory, change) -> None:
+    """Changes the rows of certificates.csv."""
+    with run.writing("test"):
+        before = run.read_rows(CERTIFICATES, CertificateRow)
+        run.write_rows(CERTIFICATES, CertificateRow, map(change, before))
+
+
+def test_labels_of_other_images_are_refused(run, capsys):
+    other(run, lambda row: row._replace(label=9 - row.label, prediction=9 - row.label))
+    assert "its test data have no such image" in refused(capsys, "audit", "run=run", leaves=(Path("run"),))
+
+
+def test_an_unbounded_radius_is_attacked_like_any_other(run, capsys):
+    other(run, lambda row: row._replace(prediction=row.label, radius=math.inf, radius_float32=0.0))
+    told = lipcert(capsys, "audit", "run=run", "images=2", "steps=5")
+    assert told.status == 3 and "certified" in told.err
+    assert list(Path("run/counterexamples").glob("*.npz"))
+
+
+def test_a_fixed_eps_is_held_against_proofs_in_its_norm(run, capsys):
+    other(run, lambda row: row._replace(prediction=row.label, radius=3.0, radius_float32=0.0))
+    told = lipcert(capsys, "audit", "run=run", "norm=l2", "eps=3.0", "images=2", "steps=5")
+    assert told.status == 3 and "within the radius 3.0" in told.err

@@ -209,6 +209,18 @@ def stated(key: str, change: Callable) -> Callable[[Path], None]:
     return forge
 
 
+def no_eps(folder: Path) -> None:
+    keys = ("certified_accuracy", "certified_accuracy_float32")
+    sealed(folder, lambda content: content["numbers"].update({key: {"nan": 0.0} for key in keys}))
+
+
+def float32_in_part(folder: Path) -> None:
+    """Radii of float32 that are too large, of a network that has them of some images alone."""
+    for index in range(4):
+        row(index, lambda r, index=index: {"radius_float32": r.radius if index else None})(folder)
+        stated("claim.float32", lambda x: False)(folder)
+
+
 def pixel(folder: Path) -> None:
     with np.load(folder / manifest.IMAGES) as found:
         images, labels = found["images"].copy(), found["labels"]
@@ -257,6 +269,7 @@ LESS = 1 - 1e-7
 NOT_CONFIRMED = {  # what is forged, and what the message names
     "a radius": (row(3, lambda r: {"radius": r.radius / LESS}), "image 3 has the radius"),
     "a radius of float32": (row(3, lambda r: {"radius_float32": r.radius}), "image 3 has the radius_float32"),
+    "some radii of float32": (float32_in_part, "image 1 has the radius_float32"),
     "the bound of a pair": (stated("bound.pairs.0.1", lambda x: x * LESS), "`bound.pairs` of the logits 0 and 1"),
     "the bound of a logit": (stated("bound.logits.2", lambda x: x * LESS), "`bound.logits` of logit 2"),
     "the bound of the vector": (stated("bound.vector", lambda x: x * LESS), "`bound.vector`"),
@@ -283,6 +296,11 @@ REFUSED = {
     "an archive that unpacks to much": (bomb, "images.npz can't be read"),
     "the number of images": (stated("data.images", lambda x: x - 1), "certificates.csv has 12 rows"),
     "a number": (stated("numbers.clean_accuracy", lambda x: 1.0), "`numbers.clean_accuracy`"),
+    "an eps that is none": (no_eps, "is damaged"),
+    "a negative error": (stated("rounding.float32", lambda x: [-1.0] * len(x)), "`rounding.float32` is not"),
+    "errors of fewer logits": (stated("rounding.float32", lambda x: x[:1]), "`rounding.float32` is not"),
+    "a radius of a Lipschitz bound": (row(2, lambda r: {"lipschitz_radius": 9.0}), "the row of image 2 is damaged"),
+    "the number of an operation": (stated("bound.layers.1.operation", float), "`bound.layers` does not say"),
     "the norm": (stated("claim.norm", lambda x: "linf"), "`claim.norm`"),
     "the kind": (stated("claim.kind", lambda x: "nominal"), "`claim.kind`"),
     "a shape": (stated("bound.layers.0.shape", lambda x: [6, 15]), "`bound.layers` does not say"),
@@ -322,6 +340,15 @@ def test_all_images_of_the_data_set(exported, monkeypatch):
     data = certified(exported.parent / "again", dense(), "Pairwise").dataset
     monkeypatch.setattr(module, "build_dataset", lambda node, download: data)
     assert dict(verify(exported, "here"))["images judged again"] == "12 of 12"
+    fewer = shutil.copytree(exported, exported.parent / "fewer")
+    row(-1, lambda r: {"index": 99})(fewer)
+    text(manifest.ROWS, (fewer / manifest.ROWS).read_text().splitlines(keepends=True)[-1], "")(fewer)
+    stated("data.exported", lambda x: x - 1)(fewer)
+    left = parse_rows((fewer / manifest.ROWS).read_bytes(), CertificateRow, "")
+    numbers = manifest.certified(left, [0.01, 0.1])
+    sealed(fewer, lambda content: [content["data"].update(images=IMAGES - 1), content["numbers"].update(numbers)])
+    with pytest.raises(ValueError, match="has 11 rows, and the data set 12 images"):
+        verify(fewer, "here")
     monkeypatch.setattr(module, "build_dataset", lambda node, download: dataset())
     with pytest.raises(ValueError, match="are not those that were certified"):
         verify(exported, "here")
@@ -337,7 +364,9 @@ def test_nothing_is_written_over(exported, tmp_path):
     for count in (0, 5):
         folder = export(run, tmp_path / f"with {count}", "folder", count)
         assert (manifest.IMAGES in os.listdir(folder)) == (count > 0)
-        assert dict(verify(folder))["images judged again"] == f"{count} of 12"
+        told = dict(verify(folder))
+        assert told["images judged again"] == f"{count} of 12"
+        assert told["radii not checked"].startswith(f"{12 - count}: ")
 
 
 def test_only_proofs_are_exported(tmp_path):
@@ -345,6 +374,37 @@ def test_only_proofs_are_exported(tmp_path):
     with pytest.raises(ValueError, match="has no whole proof"):
         export(run, tmp_path / "out", "folder", None)
     assert not (tmp_path / "out").exists()
+
+
+def test_tiny_logits_are_judged_as_others_are(tmp_path):
+    """A wrong prediction is found among logits of 1e-14, and so is a margin."""
+    network = dense()
+    *body, head = network.operations
+    head = replace(head, weight=head.weight * 1e-14, bias=head.bias * 1e-14)  # type: ignore[attr-defined]
+    run = certified(tmp_path / "run", replace(network, operations=(*body, head)), "Pairwise")
+    folder = export(run, tmp_path / "out", "folder", None)
+    again = shutil.copytree(folder, tmp_path / "again")
+    verify(folder)
+    row(0, lambda r: {"prediction": r.label})(folder)
+    with pytest.raises(ValueError, match="image 0 has the prediction"):
+        verify(folder)
+    row(0, lambda r: {"margin": -r.margin})(again)
+    with pytest.raises(ValueError, match="image 0 has the margin"):
+        verify(again)
+
+
+def test_a_form_that_the_network_has_not(tmp_path):
+    """A file of ONNX is no file of a network that can't be written as one."""
+    pytest.importorskip("onnx")
+    network = dense()
+    *body, head = network.operations
+    head = replace(head, weight=head.weight * 1e100)  # type: ignore[attr-defined]
+    run = certified(tmp_path / "run", replace(network, operations=(*body, head)), "Pairwise")
+    folder = export(run, tmp_path / "out", "folder", None)
+    (folder / manifest.ONNX).write_bytes(b"something")
+    sealed(folder, lambda content: [content.update(format="onnx"), content["files"].update({manifest.ONNX: ""})])
+    with pytest.raises(ValueError, match=r"network\.onnx can't be what lipcert"):
+        verify(folder)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from frozen_builder import Builder
 from frozen_cases import grown
 from test_random_networks import recipe
 from torch import Tensor
@@ -138,6 +139,31 @@ def check(seeds: range) -> float:
                     continue
                 boxes(network, seed)
     return worst
+
+
+@pytest.mark.parametrize(("norm", "scales"), ((Norm.L2, (1e-130, 1e200)), (Norm.LINF, (1e200, 1e200, 1e-300))))
+def test_what_overflows_on_the_way_has_no_bound(norm, scales):
+    """A weight or a movement that is infinite stays so, and does not become the largest number."""
+    builder, value = Builder(0, (2,)), 0
+    for scale in scales:
+        value = builder.add("affine", value, scale=torch.tensor([scale], dtype=torch.float64), shift=None)
+        value = builder.add("pointwise", value, function="relu", parameters=())
+    found = float(Bounds(replace(builder.network(value), norm=norm)).pairs()[0, 1])
+    assert not found < math.prod(scales)
+
+
+def test_errors_of_small_weights_are_not_lost():
+    """Values near 1e210 that are read with 1e-200: the square of that weight is 0."""
+    builder, tensor = Builder(0, (2,)), torch.tensor
+    weight, shift = torch.eye(2, dtype=torch.float64) * 1e140, tensor([1e150, 1e150], dtype=torch.float64)
+    value = builder.add("linear", 0, weight=weight, bias=shift)
+    value = builder.add("sort", value, axis=0, descending=True)
+    value = builder.add("linear", value, weight=torch.eye(2, dtype=torch.float64) * 1e-170, bias=None)
+    network = builder.network(value)
+    bounds, x = Bounds(network), torch.tensor([[0.5, 0.4]], dtype=torch.float64)
+    errors = Errors(bounds, FLOAT64, network.values(x), torch.zeros(1, dtype=torch.float64))
+    error = float(errors.of(bounds.of(0, 1)))
+    assert error > 1e-16 * 1e150 * 1e-170
 
 
 def test_what_is_proved_holds():

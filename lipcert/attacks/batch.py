@@ -17,10 +17,10 @@ def rescaled(logits: Tensor, span: float, like: Tensor | None = None) -> Tensor:
 
     In the same row of `like` (by default `logits` itself), that constant makes the largest logit exceed the third
     largest by `span`. It is not the smallest logit, because with 100 classes that one says nothing about the scale at
-    which the leading logits differ.
+    which the leading logits differ. A logit of −∞ does not count.
     """
     top = (logits if like is None else like).detach().topk(min(3, logits.shape[1])).values
-    spread = top[:, :1] - top[:, -1:]
+    spread = top[:, :1] - torch.where(top == -torch.inf, top[:, :1], top).amin(1, keepdim=True)
     return logits * (span / torch.where(spread > 0, spread, 1.0).clamp_min(1e-30))
 
 

@@ -33,6 +33,8 @@ def run(
         raise ValueError(
             f"`eps`: this attack looks for the smallest distance and takes no radius, got {eps}; leave it out"
         )
+    if eps is not None and not eps:
+        raise ValueError("`eps`: is empty, list at least one radius")
     loaded = load_run(Path(run), data_dir=data_dir, trust=trust)
     if eps is not None:
         attack = attack | {"eps": eps}

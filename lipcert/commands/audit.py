@@ -15,6 +15,8 @@ from lipcert.runs.directory import RunDirectory
 from lipcert.runs.layout import AUDIT_EPS, AUDIT_EPS_FACTS, AUDIT_FACTS, AUDIT_SELF_TEST
 from lipcert.training.devices import check_device
 
+LARGEST = 1e30  # an eps that float32 can hold, with its square root to spare
+
 
 def run(
     *,
@@ -48,10 +50,12 @@ def run(
     check_device(device)
     settings = Settings(images, tuple(factors), steps, restarts, batch_size, seed, device)
     settings.check()
-    if (norm is None) != (eps is None) or (norm is not None and norm not in list(Norm)):
+    if norm is not None and norm not in list(Norm):
+        raise ValueError(f"`norm`: got {norm!r}, choose one of {', '.join(Norm)}")
+    if (norm is None) != (eps is None):
         raise ValueError(f"`norm` and `eps` go together, as in norm=linf eps=0.3; got norm={norm} eps={eps}")
-    if eps is not None and not 0 < eps < float("inf"):
-        raise ValueError(f"`eps` must be positive, got {eps}")
+    if eps is not None and not 0 < eps < LARGEST:
+        raise ValueError(f"`eps` must be positive and below {LARGEST:g}, got {eps}")
     if eps is not None and self_test:
         raise ValueError("`self_test=true` forges certificates: leave out norm and eps")
     loaded = load_run(Path(run), data_dir=data_dir, trust=trust)
@@ -59,8 +63,8 @@ def run(
         if self_test:
             test_oneself(loaded, settings)
         elif norm is not None and eps is not None:
-            fixed_eps.attack(loaded, Norm(norm), eps, settings, again)
-            show_fixed(loaded.directory, f"{norm} {eps!r}")
+            fixed_eps.attack(loaded, Norm(norm), float(eps), settings, again)
+            show_fixed(loaded.directory, f"{norm} {float(eps)!r}")
         else:
             analysis.audit(loaded, settings, again)
             show(loaded.directory)

@@ -11,12 +11,13 @@ import hashlib
 import os
 import tempfile
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lipcert.configuration import check_trusted
+from lipcert.configuration import check_trusted, radii
 from lipcert.contracts import CertificateRow, Kind
-from lipcert.errors import NotConfirmed
+from lipcert.errors import NotConfirmed, one_line
 from lipcert.evaluation.load import build_dataset, fingerprints
 from lipcert.export import card, manifest
 from lipcert.export.folder import FORMATS, write_form
@@ -57,6 +58,8 @@ def verify(folder: Path, data_dir: str | None = None) -> Table:
         *((name, check_written(folder, content, network, name)) for name in names if name in _WRITTEN),
     ]
     images = all_images(content, data_dir) if data_dir else packed(folder, content, network)
+    if data_dir and len(images.labels) != len(rows):
+        raise ValueError(f"{folder / manifest.ROWS} has {len(rows)} rows, and the data set {len(images.labels)} images")
     with exact_arithmetic():
         bounds = Bounds(network)
         table += check_bounds(content, network, bounds)
@@ -115,9 +118,13 @@ def check_network(folder: Path, content: dict[str, Any], network: Network) -> No
     shapes += map(len, content["bound"]["pairs"])
     if any(shape != K for shape in shapes) or len(stated) != len(layers):
         raise ValueError(f"{folder / manifest.MANIFEST}: `bound` is not of {K} logits and {len(layers)} layers")
+    single = content["rounding"]["float32"]
+    if single is not None and (len(single) != K or any(e is not None and e < 0 for e in single)):
+        raise ValueError(f"{folder / manifest.MANIFEST}: `rounding.float32` is not an error for each of {K} logits")
     for row, (k, operation) in zip(stated, layers, strict=True):
         same = {"operation": k, "kind": operation.kind, "shape": list(operation.weight.shape)}
-        named = str(row.get("name")).split("+")[0] == (operation.name or f"operation {k}")
+        typed = type(row.get("operation")) is int and isinstance(row.get("name"), str)
+        named = typed and row["name"].split("+")[0] == (operation.name or f"operation {k}")
         claim = max(operation.claim) if operation.claim else None
         if not named or any(row.get(key) != value for key, value in same.items()) or row.get("claim") != claim:
             raise ValueError(f"{folder / manifest.MANIFEST}: `bound.layers` does not say what operation {k} is")
@@ -136,14 +143,14 @@ def check_rows(folder: Path, content: dict[str, Any], network: Network) -> list[
     for at, row in enumerate(rows):
         same = (row.split, row.index, row.norm, row.kind) == ("test", at, network.norm.value, Kind.PROOF.value)
         known = 0 <= row.label < network.classes and 0 <= row.prediction < network.classes
-        single = 0.0 if row.radius_float32 is None else row.radius_float32
-        radii = 0 <= single <= row.radius and (row.radius == 0 or row.prediction == row.label)
-        if not (same and known and radii and abs(row.margin) <= 1e300):
+        others = [radius for radius in (row.radius_float32, row.lipschitz_radius) if radius is not None]
+        fits = all(0 <= r <= row.radius for r in (0, *others)) and (row.radius == 0 or row.prediction == row.label)
+        if not (same and known and fits and abs(row.margin) <= 1e300):
             raise ValueError(f"{path}: the row of image {at} is damaged")
     if content["claim"]["float32"] is not all(row.radius_float32 is not None for row in rows):
         raise ValueError(f"{folder / manifest.MANIFEST}: `claim.float32` is not what {manifest.ROWS} claims")
     try:
-        eps = [float(e) for e in content["numbers"]["certified_accuracy"]]
+        eps = radii(list(map(float, content["numbers"]["certified_accuracy"])))
     except ValueError:
         raise ValueError(f"{folder / manifest.MANIFEST}: `numbers.certified_accuracy` is damaged") from None
     for key, value in manifest.certified(rows, eps).items():
@@ -159,7 +166,7 @@ def check_written(folder: Path, content: dict[str, Any], network: Network, name:
     """The result of writing a file anew, from the manifest or from the network; ValueError where it is another one."""
     here = version("lipcert")
     if content["lipcert"] != here:
-        return f"not compared: of lipcert {content['lipcert'][:30]}, this is {here}"
+        return f"not compared: of lipcert {one_line(ValueError(content['lipcert']), 30)}, this is {here}"
     with tempfile.TemporaryDirectory() as place:
         if name == manifest.CARD:
             try:
@@ -171,7 +178,9 @@ def check_written(folder: Path, content: dict[str, Any], network: Network, name:
             try:
                 write_form(network, Path(place), form)
             except ValueError as error:
-                return f"not compared: {error}"
+                if name == manifest.ONNX and find_spec("onnx") is None:
+                    return f"not compared: {error}"
+                raise ValueError(f"{folder / name} can't be what lipcert {here} wrote: {error}") from None
         if (Path(place) / name).read_bytes() != _read(folder, name, LARGEST):
             raise ValueError(f"{folder / name} is not what lipcert {here} writes of the other files")
     return "follows from the other files"
@@ -251,4 +260,7 @@ def judge_images(content: dict[str, Any], bounds: Bounds, rows: list[Certificate
     for at in track(starts, "verify", len(starts)):
         x, labels = images.pixels[at : at + step].double() / 255, images.labels[at : at + step]
         judge.check(x, labels, rows[at : at + len(labels)])
-    return [("images judged again", f"{len(images.labels):,} of {len(rows):,}"), *judge.table()]
+    table = [("images judged again", f"{len(images.labels):,} of {len(rows):,}"), *judge.table()]
+    if left := len(rows) - len(images.labels):
+        table.append(("radii not checked", f"{left:,}: their images are not in the folder; data_dir=PATH has them"))
+    return table

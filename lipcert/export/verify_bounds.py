@@ -52,7 +52,7 @@ class Bounds:
         if network.norm is Norm.LINF:
             for operation in network.operations:
                 found = moved(operation, *(self.entries[i] for i in operation.inputs))
-                self.entries.append((found * UP).clamp_min(LEAST).nan_to_num(math.inf))
+                self.entries.append((found * UP).clamp_min(LEAST).nan_to_num(math.inf, math.inf))
 
     def constant(self, value: int) -> float:
         """How far a value moves as one vector."""

@@ -20,7 +20,7 @@ from lipcert.export.verify_bounds import Bounds, Functional, moved
 from lipcert.export.verify_forms import Share
 from lipcert.frozen.arithmetic import Arithmetic
 from lipcert.frozen.operation import Operation
-from lipcert.frozen.ops.affine import ones
+from lipcert.frozen.ops.affine import length, ones
 from lipcert.frozen.ops.linear import LinearMap
 
 UP = 1 + 1e-12
@@ -71,9 +71,9 @@ class Errors:
         else:
             for value, size in functional.sizes.items():
                 own = self.own[value]
-                length = float(size.norm()) * UP
+                norm = length(size, Norm.L2)
                 entries = (own.entries * size).flatten(1).sum(1) * (1 + 2e-16 * (size.numel() + 8))
-                total = total + torch.minimum(entries + length * own.more, length * own.whole)
+                total = total + torch.minimum(entries + norm * own.more, norm * own.whole)
             for value, share in functional.forms.items():
                 total = total + self._weighted(value, share)
         return (total * UP).masked_fill(self.overflows, math.inf).nan_to_num(math.inf, math.inf)

@@ -43,7 +43,7 @@ class Share:
     @classmethod
     def of(cls, weights: Tensor) -> Share:
         most = float(weights.max())
-        roots = (weights / (most or 1.0)).sqrt() * UP
+        roots = weights.sqrt() / math.sqrt(most or 1.0) * UP  # a ratio of roots doesn't underflow
         return cls(largest(weights), float(weights.min()) * UP >= most, roots)
 
 
@@ -101,7 +101,8 @@ class Forms:
             return [_times(_square(scale), weights) for scale in scales]  # only one of them counts
         shapes = [self.network.operations[i - 1].shape if i else self.network.shape for i in operation.inputs]
         found = getattr(self, f"_{operation.kind}", self._moved)(operation, value, weights, shapes)
-        return [(each * UP).where(each <= 0, (each * UP).clamp_min(FLOOR)).nan_to_num(math.inf) for each in found]
+        wider = [(each * UP).where(each <= 0, (each * UP).clamp_min(FLOOR)) for each in found]
+        return [each.nan_to_num(math.inf, math.inf) for each in wider]
 
     # ---- linear maps: the norm of the map whose rows are multiplied by the roots of their weights
 

@@ -70,9 +70,9 @@ class Judge:
         claimed = torch.tensor([row.radius for row in rows], dtype=torch.float64)
         proved = radii(self.bounds, logits, labels, errors.of)
         self._confirm("radius", self.network, FLOAT64, x, labels, claimed, proved, rows)
-        if rows[0].radius_float32 is None:
+        if all(row.radius_float32 is None for row in rows):
             return
-        claimed = torch.tensor([row.radius_float32 for row in rows], dtype=torch.float64)
+        claimed = torch.tensor([row.radius_float32 or 0.0 for row in rows], dtype=torch.float64)
         proved = torch.zeros_like(claimed)
         if self.in_float32 is not None and self.rounded is not None and bool((claimed > 0).any()):
             values = self.rounded.values(x)
@@ -107,9 +107,9 @@ class Judge:
             if row.label != int(labels[k]):
                 raise ValueError(f"{where} has the label {row.label}, and the image has the label {int(labels[k])}")
             answer = int(logits[k].argmax())
-            if not float(logits[k, row.prediction]) >= float(logits[k].max()) - LEAST:
+            if not float(logits[k, row.prediction]) >= float(logits[k].max()) - LEAST * min(1.0, float(size[k])):
                 raise ValueError(f"{where} has the prediction {row.prediction}, and the network says {answer}")
-            difference = abs(row.margin - float(margins[k])) / max(1.0, float(size[k]))
+            difference = abs(row.margin - float(margins[k])) / (float(size[k]) or 1.0)
             if not difference <= TOLERANCE:
                 raise ValueError(f"{where} has the margin {row.margin!r}, and the network says {float(margins[k])!r}")
             self.margin = max(self.margin, difference)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,30 +40,32 @@ def audit(run: LoadedRun, settings: Settings, again: bool) -> None:
     """
     directory, network = run.directory, run.network
     proofs = proved(directory)[: settings.images]
-    facts = begin(directory, settings, again, proofs)
+    check_labels(run, proofs)
+    boxed = {row.index: within_box(row, network.shape) for row in proofs}
+    facts = begin(directory, settings, again, list(boxed.values()))
     rows = {row.index: row for row in directory.read_rows(AUDIT, AuditRow)}
     for row in filter(broken, rows.values()):
         raise CertificateBroken(
             f"image {row.index} in {directory / AUDIT}: {row.attack} found another label within its radius, see "
             f"{directory / COUNTEREXAMPLES}; again=true audits anew"
         )
-    claims = [Claim(row.index, row.radius, row.radius_float32) for row in proofs]
-    by_index = {row.index: row for row in proofs}
     norm = Norm(proofs[0].norm)
+    claims = [Claim(row.index, row.radius, row.radius_float32) for row in boxed.values()]
     found = blocks(network, norm, run.dataset.test, claims, settings, lambda claim: claim.index in rows)
     for block in found:
         facts["blocks"][str(block.start)] = block.facts
         directory.write_json(AUDIT_FACTS, facts)
-        new = [row_of(block, place, by_index[block.claims[place].index]) for place in block.due]
+        new = [row_of(block, place, boxed[block.claims[place].index]) for place in block.due]
+        saved = save_broken(directory, block, new)  # first, so that no row is without its counter-example
         directory.append_rows(AUDIT, new)
-        hold(directory, block, new)
+        hold(saved)
         rows |= {row.index: row for row in new}
     facts["radii"] = fingerprint(proofs)
     finish(run, facts, [rows[claim.index] for claim in claims])
 
 
 def proved(directory: RunDirectory) -> list[CertificateRow]:
-    """The rows of images with a proved radius, of several proofs the largest one; unbounded radii are left out.
+    """The rows of images with a proved radius, of several proofs the largest one.
 
     ValueError where there is none.
     """
@@ -75,6 +79,26 @@ def proved(directory: RunDirectory) -> list[CertificateRow]:
     if not rows:
         raise ValueError(f"`run`: {directory} proves a radius of no test image: there is nothing to audit")
     return rows
+
+
+def check_labels(run: LoadedRun, proofs: Sequence[CertificateRow]) -> None:
+    """ValueError where rows are of other labels than the test images have: those are what an audit goes by."""
+    labels = run.dataset.test.labels
+    for row in proofs:
+        if row.index >= len(labels) or int(labels[row.index]) != row.label:
+            raise ValueError(
+                f"`run`: {run.directory} proves a radius of test image {row.index} with label {row.label}, and its "
+                f"test data have no such image; `lipcert certify run={run.directory}` computes its radii anew"
+            )
+
+
+def within_box(row: CertificateRow, shape: Sequence[int]) -> CertificateRow:
+    """A row whose radii are no larger than the distance of any two images: larger ones, and unbounded ones, claim the
+    same."""
+    pixels = math.prod(shape)
+    most = 1.000001 * {Norm.L1: pixels, Norm.L2: math.sqrt(pixels), Norm.LINF: 1.0}[Norm(row.norm)]
+    single = row.radius_float32
+    return row._replace(radius=min(row.radius, most), radius_float32=None if single is None else min(single, most))
 
 
 def begin(directory: RunDirectory, settings: Settings, again: bool, proofs: Sequence[CertificateRow]) -> dict[str, Any]:
@@ -132,10 +156,15 @@ def verdict(double: Nearest, place: int) -> float:
     return float(judge(double.network, double.x[at], double.y[at], double.image[at], double.norm).distance)
 
 
-def hold(directory: RunDirectory, block: Block, rows: Sequence[AuditRow]) -> None:
-    """CertificateBroken where an image lies within one of its radii; all such images are saved first."""
+def save_broken(
+    directory: RunDirectory, block: Block, rows: Sequence[AuditRow | None]
+) -> list[tuple[Path, dict[str, Any]]]:
+    """Saves every image that lies within one of its radii, of which `rows` are those that are due in the block (None:
+    nothing is claimed). Returns each file, and what it holds."""
     files = []
     for row, place in zip(rows, block.due, strict=True):
+        if row is None:
+            continue
         for claim, nearest in (("radius", block.search.double), ("radius_float32", block.search.single)):
             radius = getattr(row, claim)
             distance = row.distance if claim == "radius" else row.distance_float32
@@ -158,6 +187,11 @@ def hold(directory: RunDirectory, block: Block, rows: Sequence[AuditRow]) -> Non
                 "claim": claim,
             }
             files.append((counterexample.save(directory, values), values))
+    return files
+
+
+def hold(files: Sequence[tuple[Path, dict[str, Any]]]) -> None:
+    """CertificateBroken where counter-examples were saved."""
     if files:
         path, values = files[0]
         more = f" and {len(files) - 1} more there" if len(files) > 1 else ""
@@ -171,15 +205,16 @@ def hold(directory: RunDirectory, block: Block, rows: Sequence[AuditRow]) -> Non
 def finish(run: LoadedRun, facts: dict[str, Any], rows: Sequence[AuditRow]) -> None:
     """Writes what the rows come to, the figure, and the run's record."""
     directory = run.directory
-    attacks = total(block["attacks"] for block in facts["blocks"].values())
+    kept = [block for start, block in facts["blocks"].items() if int(start) < len(rows)]
+    attacks = total(block["attacks"] for block in kept)
     for name, mine in attacks.items():
         mine["nearest"] = sum(row.attack == name for row in rows)
         mine["nearest_float32"] = sum(row.attack_float32 == name for row in rows)
     facts |= {
         "norm": rows[0].norm,
         **numbers(rows),
-        "seconds": sum(block["seconds"] for block in facts["blocks"].values()),
-        "cpu_seconds": sum(block["cpu_seconds"] for block in facts["blocks"].values()),
+        "seconds": sum(block["seconds"] for block in kept),
+        "cpu_seconds": sum(block["cpu_seconds"] for block in kept),
         "attacks": attacks,
     }
     for name, picture in drawn(audit_figure(rows, title_of(directory.path, run.config)), FIGURE).items():

@@ -89,7 +89,8 @@ class Auditor:
     def __init__(self, network: Network, norm: Norm, images: Split, settings: Settings):
         self.settings, self.norm, self.images = settings, norm, images
         self.networks = Networks.of(network, settings.device)
-        self.suite: Suite = suite(network, norm, settings.steps, settings.restarts)
+        chosen = suite(network, norm, settings.steps, settings.restarts)
+        self.suite: Suite = chosen if self.networks.single else chosen.in_float64()
         self.near = NearestImages(self.networks.double, images, settings.device)
 
     def search(self, claims: Sequence[Claim], seed: int, tell: Callable[[str], None]) -> Search:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from lipcert.analyses.audit import masking
+from lipcert.analyses.audit.analysis import hold, row_of, save_broken
 from lipcert.analyses.audit.block import Block, Claim, blocks
-from lipcert.analyses.audit.rows import FixedRow, check_facts, robust_accuracy, total
+from lipcert.analyses.audit.rows import AuditRow, FixedRow, check_facts, robust_accuracy, total
 from lipcert.analyses.audit.settings import Settings
-from lipcert.contracts import Norm
+from lipcert.contracts import CertificateRow, Kind, Norm
+from lipcert.errors import CertificateBroken
 from lipcert.evaluation.load import LoadedRun
 from lipcert.frozen.exact import exact_arithmetic
+from lipcert.runs.audits import provable
+from lipcert.runs.directory import RunDirectory
 from lipcert.runs.layout import AUDIT_EPS, AUDIT_EPS_FACTS
-from lipcert.runs.results import drop_rows, network_hash
+from lipcert.runs.results import drop_rows, network_hash, read_results
 
 SPLIT = "test"
 
@@ -23,7 +28,8 @@ SPLIT = "test"
 def attack(run: LoadedRun, norm: Norm, eps: float, settings: Settings, again: bool) -> None:
     """Attacks the first `settings.images` test images of a run whose lock is held; it goes on where it was stopped.
 
-    Nothing is claimed of the images, so that nothing can be broken: what is left is the robust accuracy.
+    What is left is the robust accuracy. CertificateBroken where an image lies within a radius that the run proves in
+    this norm.
     """
     directory, key = run.directory, f"{norm} {eps!r}"
     settings = settings._replace(factors=(1.0,))
@@ -39,15 +45,25 @@ def attack(run: LoadedRun, norm: Norm, eps: float, settings: Settings, again: bo
         facts = fresh
     settings.check_same(facts["settings"], f"what {directory} has of {key}")
     images = run.dataset.test
+    proofs = proofs_in(directory, norm)
     count = len(images) if settings.images is None else min(settings.images, len(images))
     own = {row.index: row for row in directory.read_rows(AUDIT_EPS, FixedRow) if (row.norm, row.eps) == (norm, eps)}
+    for row in filter(lambda row: row.index in proofs, own.values()):
+        proof = proofs[row.index]
+        if row.distance <= proof.radius or row.distance_float32 <= (proof.radius_float32 or 0.0):
+            raise CertificateBroken(
+                f"image {row.index} in {directory / AUDIT_EPS}: {row.attack} found another label within the radius "
+                f"that {proof.certificate} certified; again=true attacks anew"
+            )
     claims = [Claim(index, eps, eps) for index in range(count)]
     found = blocks(run.network, norm, images, claims, settings, lambda claim: claim.index in own, f"audit at {key}")
     for block in found:
         facts["blocks"][str(block.start)] = block.facts
         directory.write_json(AUDIT_EPS_FACTS, everything | {key: facts})
         new = rows_of(block, norm, eps)
+        saved = save_broken(directory, block, against(proofs, block))
         directory.append_rows(AUDIT_EPS, new)
+        hold(saved)
         own |= {row.index: row for row in new}
     rows = [own[index] for index in range(count)]
     taken = images.head(count)
@@ -61,6 +77,7 @@ def attack(run: LoadedRun, norm: Norm, eps: float, settings: Settings, again: bo
             seed=settings.seed,
             device=settings.device,
         )
+    kept = [block for start, block in facts["blocks"].items() if int(start) < count]
     accuracies = [robust_accuracy(rows, eps), robust_accuracy(rows, eps, single=True)]
     facts |= {
         "norm": norm,
@@ -73,14 +90,27 @@ def attack(run: LoadedRun, norm: Norm, eps: float, settings: Settings, again: bo
         "smallest_robust_accuracy": min(*accuracies, diagnosis.robust_accuracy),
         "diagnosis": diagnosis.numbers,
         "findings": diagnosis.findings,
-        "seconds": sum(block["seconds"] for block in facts["blocks"].values()),
-        "cpu_seconds": sum(block["cpu_seconds"] for block in facts["blocks"].values()),
-        "attacks": total(block["attacks"] for block in facts["blocks"].values()),
+        "seconds": sum(block["seconds"] for block in kept),
+        "cpu_seconds": sum(block["cpu_seconds"] for block in kept),
+        "attacks": total(block["attacks"] for block in kept),
     }
     for name, mine in facts["attacks"].items():
         mine["nearest"] = sum(row.attack == name for row in rows)
         mine["nearest_float32"] = sum(row.attack_float32 == name for row in rows)
     directory.write_json(AUDIT_EPS_FACTS, everything | {key: facts})
+
+
+def proofs_in(directory: RunDirectory, norm: Norm) -> dict[int, CertificateRow]:
+    """{index: the row of its largest proved radius} in a norm; {} where none is proved in it."""
+    results = read_results(directory)
+    rows = provable(results.best(Kind.PROOF)) if Kind.PROOF in results.kinds() else []
+    return {row.index: row for row in rows if row.norm == norm}
+
+
+def against(proofs: Mapping[int, CertificateRow], block: Block) -> list[AuditRow | None]:
+    """What was found of each image that is due in a block, beside what is proved of it; None where nothing is."""
+    found = [(place, proofs.get(block.claims[place].index)) for place in block.due]
+    return [None if proof is None else row_of(block, place, proof) for place, proof in found]
 
 
 @torch.no_grad()

@@ -123,7 +123,7 @@ def check_facts(facts: Any, source: str) -> None:
 
     parts = facts if isinstance(facts, dict) else {}
     whole = all(isinstance(parts.get(key), dict) for key in ("settings", "blocks"))
-    if not whole or not all(map(is_block, parts["blocks"].values())):
+    if not whole or not all(start.isdecimal() and is_block(block) for start, block in parts["blocks"].items()):
         raise ValueError(f"{source} is damaged: again=true starts anew")
 
 

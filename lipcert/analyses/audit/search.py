@@ -91,9 +91,11 @@ class Search:
             self.count(every, near_ties.NAME, self.single.distance.isfinite())
 
     def whole(self) -> Tensor:
-        """Which images have no other label within a radius so far, (B,)."""
+        """Which images have no other label within a radius so far, (B,); a `radius_float32` of 0 claims nothing."""
         unbroken = self.double.distance > self.radius
-        return unbroken if self.single is None else unbroken & (self.single.distance > self.radius_float32)
+        if self.single is None:
+            return unbroken
+        return unbroken & ((self.single.distance > self.radius_float32) | (self.radius_float32 == 0))
 
     def outside(self, strong: Sequence[Trial], factors: list[float]) -> None:
         """Bisects the factors of each image: the largest one first where no distance is known, then always the middle

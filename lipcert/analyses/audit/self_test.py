@@ -29,7 +29,10 @@ def test(run: LoadedRun, settings: Settings) -> dict[str, Any]:
     written: of each forgery how many images were claimed of, on how many of them it was caught, and the nearest image
     with another label: by which attack, at which multiple of the forged radius, in which arithmetic.
     """
-    proofs = proved(run.directory)[: min(settings.images or IMAGES, IMAGES)]
+    bounded = [row for row in proved(run.directory) if row.radius < float("inf")]
+    if not bounded:
+        raise ValueError(f"`run`: {run.directory} proves nothing but unbounded radii: they can't be made larger")
+    proofs = bounded[: min(settings.images or IMAGES, IMAGES)]
     forgeries = itertools.chain(of_run(run, proofs), traps(settings.seed))
     found = [caught(forgery, settings) for forgery in forgeries]
     content = {

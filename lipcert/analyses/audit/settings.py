@@ -34,6 +34,8 @@ class Settings(NamedTuple):
             value = getattr(self, key)
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"`{key}` must be a whole number of at least 1, got {value}")
+        if not abs(self.seed) < 2**48:
+            raise ValueError(f"`seed` must be smaller than 2^48, got {self.seed}")
         if not all(isinstance(factor, int | float) and 0 < factor < math.inf for factor in self.factors):
             raise ValueError(f"`factors` must be positive numbers, got {list(self.factors)}")
         if not any(factor <= 1 for factor in self.factors) or len(set(self.factors)) < len(self.factors):

@@ -42,6 +42,15 @@ class Suite(NamedTuple):
     nearer: list[Trial]
     whole: list[Trial]
 
+    def in_float64(self) -> Suite:
+        """The same attacks, all in float64, each once: for a network that float32 can't hold."""
+
+        def moved(trials: list[Trial]) -> list[Trial]:
+            every = {trial.name: trial for trial in (trial._replace(single=False) for trial in trials)}
+            return list(every.values())
+
+        return Suite(*map(moved, self))
+
 
 def suite(network: Network, norm: Norm, steps: int, restarts: int) -> Suite:
     """The suite for a network and a norm.
