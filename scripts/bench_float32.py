@@ -22,6 +22,7 @@ from lipcert.contracts import Norm
 from lipcert.datasets import batches
 from lipcert.evaluation.load import LoadedRun, load_run
 from lipcert.frozen.arithmetic import EXACT
+from lipcert.frozen.error_walk import Errors
 from lipcert.frozen.exact import exact, exact_arithmetic
 
 
@@ -46,16 +47,23 @@ def timed(run: LoadedRun) -> tuple[float, list[Any], dict[str, Any]]:
     return time.perf_counter() - started, verdicts, bound.report
 
 
+class NoRoundings:
+    """Takes the place of the rounding errors where there are to be none."""
+
+    def __init__(self, network: Any, walk: Any):
+        self.in_float64 = Errors(logits=torch.zeros(1, network.classes, dtype=torch.float64))
+
+
 def real(run: LoadedRun) -> Tensor:
     """The radii that nothing is subtracted from: no proofs."""
-    kept = pairwise.rounding, interval.FLOAT64, pairwise.Deployed
-    pairwise.rounding = lambda network, walk: torch.zeros(network.classes, dtype=torch.float64)
+    kept = pairwise.Roundings, interval.FLOAT64, pairwise.Deployed
+    pairwise.Roundings = NoRoundings  # type: ignore[misc, assignment]
     interval.FLOAT64 = EXACT
     pairwise.Deployed = Without  # type: ignore[misc, assignment]
     try:
         return torch.cat([verdict.radius for verdict in timed(run)[1]])
     finally:
-        pairwise.rounding, interval.FLOAT64, pairwise.Deployed = kept  # type: ignore[misc]
+        pairwise.Roundings, interval.FLOAT64, pairwise.Deployed = kept  # type: ignore[misc]
 
 
 def columns(run: LoadedRun) -> tuple[float, float, Tensor, Tensor, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -14,6 +15,7 @@ from lipcert.certificates.pairwise import Pairwise
 from lipcert.contracts import Norm
 from lipcert.frozen import Network
 from lipcert.frozen.deployed import Deployed
+from lipcert.frozen.error_walk import Errors
 from lipcert.frozen.lipschitz import Walk
 from lipcert.frozen.ops.distances import NearestNeighbour
 
@@ -102,22 +104,33 @@ def keeps(network: Network, seed: int = 0) -> int:
 
 
 def bounded(network: Network, seed: int = 0, x: Tensor | None = None) -> float:
-    """The error of every machine at images within half of the reach stays below the bound of their ball, for a few
-    reaches. Returns the largest share of a bound that was reached."""
+    """The errors of every machine, of logits and of margins, at images within half of the reach stay below the bounds
+    of their ball, for a few reaches. Returns the largest share of a bound of a logit that was reached."""
     single = Deployed(network, Walk(network, network.norm))
     x, largest = images(network, 4, seed) if x is None else x, 0.0
     for reach in (0.0, 0.1, 1.0):
         radius = torch.full((len(x),), reach, dtype=torch.float64)
-        bound = torch.cat([errors for _, errors in single.around(x, radius)])
+        found = [errors for _, errors in single.around(x, radius)]
+        bound, margins = torch.cat([errors.logits for errors in found]), torch.cat([margins_of(e) for e in found])
         step = reach * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         length = torch.linalg.vector_norm(step, 2.0 if network.norm is Norm.L2 else math.inf, dim=1, keepdim=True)
         near = (x + step * (reach / length.clamp_min(1e-9)).clamp_max(1.0) * 0.999).clamp(0, 1).float().double()
         true = [exact(single.network, image) for image in near]
         for machine in MACHINES:
-            for y, e, b in zip(machine(network, near).double().tolist(), true, bound.tolist(), strict=True):
-                for got, due, most in zip(y, e, b, strict=True):
+            computed = machine(network, near).double().tolist()
+            for y, e, b, m in zip(computed, true, bound.tolist(), margins.tolist(), strict=True):
+                off = [type(due)(got) - due if math.isfinite(got) else math.inf for got, due in zip(y, e, strict=True)]
+                for error, most in zip(off, b, strict=True):
                     if most < math.inf:
-                        error = abs(float(type(due)(got) - due)) if math.isfinite(got) else math.inf
-                        assert error <= most, (machine, error, most)
-                        largest = max(largest, error / most if most else 0.0)
+                        assert abs(float(error)) <= most, (machine, error, most)
+                        largest = max(largest, abs(float(error)) / most if most else 0.0)
+                for t, i in itertools.permutations(range(len(off)), 2):
+                    if m[t][i] < math.inf:
+                        assert abs(float(off[t] - off[i])) <= m[t][i], (machine, t, i, off, m)
     return largest
+
+
+def margins_of(errors: Errors) -> Tensor:
+    """The bounds (B, K, K) of the errors of all margins."""
+    count = len(errors.logits)
+    return torch.stack([errors.of_margins(torch.full((count,), t)) for t in range(errors.logits.shape[1])], 1)

@@ -14,10 +14,11 @@ from torch import Tensor
 from lipcert.contracts import Norm
 from lipcert.frozen.arithmetic import EXACT, FLOAT32, FLOAT64, Arithmetic
 from lipcert.frozen.boxes import all_boxes, worst_margins
+from lipcert.frozen.error_walk import Errors, overflows, wide
 from lipcert.frozen.lipschitz import Walk
 from lipcert.frozen.network import Network
 from lipcert.frozen.pairs import pair_bounds
-from lipcert.frozen.rounding import Roundings, overflows, rounding, wide
+from lipcert.frozen.rounding import Roundings, rounding
 
 SLACK = 1 + 1e-7  # of gains that are computed in float64; torch's own derivative of hardsigmoid has 1/6 in float32
 ORDERS = {Norm.L2: 2.0, Norm.LINF: math.inf, Norm.L1: 1.0}
@@ -215,20 +216,28 @@ def roundings(network: Network, seed: int, outcomes: Counter[str] | None = None)
     for run, same, x, arithmetic in runs:
         try:
             bound = rounding(same, Walk(same, same.norm), arithmetic)
-            balls = in_balls(same, x.double(), generator) if arithmetic is FLOAT32 else bound.expand(len(x), -1)
+            balls = in_balls(same, x.double(), generator, arithmetic)
         except ValueError:  # no finite Lipschitz constant
             continue
         if outcomes is not None:
             outcomes["finite" if bool(bound.isfinite().all()) else "infinite"] += 1
-        for image, ball in zip(x, balls, strict=True):
-            errors = error(run(image[None])[0], frozen_exact.logits(same, image))
+        margins = [balls.of_margins(torch.full((len(x),), t)) for t in range(network.classes)]
+        for k, image in enumerate(x):
+            computed, exact = run(image[None])[0], frozen_exact.logits(same, image)
+            errors = error(computed, exact)
             count += below(errors, bound, (arithmetic, network.operations))
-            count += below(errors, ball, (arithmetic, "in a ball", network.operations))
+            count += below(errors, balls.logits[k], (arithmetic, "in a ball", network.operations))
+            if not bool(computed.isfinite().all()):
+                continue
+            off = [mpf(c) - e for c, e in zip(computed.double().tolist(), exact.reshape(-1), strict=True)]
+            for t, lost in enumerate(margins):
+                apart = [float(abs(off[t] - other)) for other in off]
+                count += below(apart, lost[k], (arithmetic, "of margins", network.operations))
     return count
 
 
-def in_balls(network: Network, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Bounds (B, K) of the errors of float32 at images, by balls around others; the first is its own centre."""
+def in_balls(network: Network, x: Tensor, generator: torch.Generator, arithmetic: Arithmetic) -> Errors:
+    """Bounds of the errors of an arithmetic at images, by balls around others; the first is its own centre."""
     share = torch.rand(len(x), generator=generator, dtype=torch.float64).mul(0.5)
     share[0] = 0
     if any(operation.kind == "nearest_neighbour" for operation in network.operations):
@@ -236,7 +245,7 @@ def in_balls(network: Network, x: Tensor, generator: torch.Generator) -> Tensor:
     centres = (x + wide(share, x) * (torch.rand(x.shape, generator=generator, dtype=torch.float64) - x)).clamp(0, 1)
     reach = lengths((centres - x).flatten(1), ORDERS[network.norm]) * (1 + 1e-12)
     of = Roundings(network, Walk(network, network.norm))
-    return of.around(network.values(centres), reach, FLOAT32).logits
+    return of.around(network.values(centres), reach, arithmetic)
 
 
 def steps(network: Network, seed: int) -> int:

@@ -55,7 +55,8 @@ def images(network: Network, seed: int = 0) -> Tensor:
 def ratio(runtime: ModuleType, network: Network, x: Tensor, **options) -> float:
     """The largest difference to float64, over what is stated of float32; 0 where nothing is."""
     deployed = Deployed(network, Walk(network, network.norm))
-    ((y, errors),) = deployed.around(x, torch.zeros(len(x)).double())
+    ((y, found),) = deployed.around(x, torch.zeros(len(x)).double())
+    errors = found.logits
     found = run(runtime, network, x, **options)
     bounded = errors.isfinite()
     different = (found - y).abs().where(found != y, 0.0)[bounded]

@@ -27,7 +27,7 @@ from lipcert.layers import Replicate, TwoSidedReLU
 
 freezing = import_module("lipcert.frozen.freeze")  # the package has the function of that name
 program = import_module("lipcert.frozen.capture.program")
-roundings = import_module("lipcert.frozen.rounding")
+error_pass = import_module("lipcert.frozen.error_pass")
 error_walk = import_module("lipcert.frozen.error_walk")
 VECTOR = (6,)
 
@@ -339,7 +339,7 @@ def test_underflow(name):
 def test_underflow_without_the_tiny_terms(monkeypatch):
     monkeypatch.setattr(lipschitz, "LEAST", 0.0)
     plain = {Norm.L2: 2, Norm.LINF: torch.inf}
-    for module in (roundings, error_walk):
+    for module in (error_pass, error_walk):
         monkeypatch.setattr(module, "lengths", lambda x, norm: x.reshape(len(x), -1).norm(p=plain[norm], dim=1))
     monkeypatch.setattr(error_walk, "LEAST", 0.0)
     module = chain(CHAINS["partly underflowing"]).double()

@@ -103,7 +103,9 @@ def test_batches_threads_and_permuted_hidden_units():
     single = [n.to(dtype=torch.float32) for n in (network, other)]
     answers = [n(x.float()) for n in single] + [torch.cat([single[0](image[None]) for image in x[:40].float()])]
     assert not torch.equal(answers[0], answers[1])
-    bound = torch.cat([e for _, e in Deployed(network, Walk(network, Norm.L2)).around(x, torch.zeros(500).double())])
+    bound = torch.cat(
+        [e.logits for _, e in Deployed(network, Walk(network, Norm.L2)).around(x, torch.zeros(500).double())]
+    )
     true = network(x)
     for answer in answers:
         assert ((answer.double() - true[: len(answer)]).abs() <= bound[: len(answer)]).all()
@@ -158,7 +160,7 @@ def test_bounds_of_all_images_are_those_of_a_ball_around_the_middle():
         walk = Walk(network, network.norm)
         single, x = Deployed(network, walk), images(network, 5, seed)
         everywhere = rounding(single.network, Walk(single.network, network.norm), FLOAT32)
-        bound = torch.cat([errors for _, errors in single.around(x, torch.full((5,), 1e-3).double())])
+        bound = torch.cat([errors.logits for _, errors in single.around(x, torch.full((5,), 1e-3).double())])
         assert (bound <= everywhere * (1 + 1e-6)).all() and (bound > 0).all()
 
 

@@ -18,7 +18,7 @@ from lipcert.contracts import Norm
 from lipcert.frozen import Network, deployed
 from lipcert.frozen.arithmetic import FLOAT32, FLOAT64, Arithmetic
 from lipcert.frozen.deployed import Deployed
-from lipcert.frozen.error_walk import ErrorWalk
+from lipcert.frozen.error_walk import Errors, ErrorWalk
 from lipcert.frozen.lipschitz import Walk
 from lipcert.frozen.ops.affine import Affine, lengths
 from lipcert.frozen.ops.distances import Distance, NearestNeighbour
@@ -62,6 +62,14 @@ def read_on() -> Network:
     return chain(staircase().shape, [linear(first.weight), linear([[64.0, 0.0], [0.0, 64.0]])])  # type: ignore[attr-defined]
 
 
+def read_with_both_signs() -> tuple[Network, Tensor]:
+    """An image, and one sum of products, each of which rounds up: it is read with both signs by a layer that rounds
+    nothing. The bound of the error in norm is nearly reached, as weights and image are nearly parallel."""
+    n, root = 60, 2.0**-12
+    network = chain((n,), [linear([[1.0] + [root * (1 + 2.0**-20)] * (n - 1)]), linear([[64.0], [-64.0]])])
+    return network, torch.tensor([[1.0] + [root] * (n - 1)], dtype=torch.float64)
+
+
 def offsets() -> Network:
     """Offsets that are far larger than what they are added to."""
     return chain((2,), [linear([[1.0, 0.0], [0.0, 1.0]], [1e6, 1e6])])
@@ -101,7 +109,9 @@ def neighbours_bounded() -> None:
     points[range(64), range(64)] = 254
     network = neighbours(points, torch.zeros(65, dtype=torch.int64), 1)
     x = (1 - 0.48 / 255 * torch.eye(64, dtype=torch.float64)).float().double()
-    bound = torch.cat([e for _, e in Deployed(network, Walk(network, Norm.L2)).around(x, torch.zeros(64).double())])
+    bound = torch.cat(
+        [e.logits for _, e in Deployed(network, Walk(network, Norm.L2)).around(x, torch.zeros(64).double())]
+    )
     assert ((network.to(dtype=torch.float32)(x.float()).double() - network(x)).abs() <= bound).all()
 
 
@@ -140,7 +150,7 @@ def centre_in_doubt() -> None:
     x = torch.tensor([[1.0, 1.0]]).double()
     values = network.values(x)
     doubt = replace(of.in_float64, entries=[v.abs() for v in values], lengths=[v.norm(dim=1) for v in values])
-    of.__dict__["in_float64"] = doubt
+    of.for_all[FLOAT64] = doubt
     bound = of.around([x, *(0 * v for v in values[1:])], torch.zeros(1).double(), FLOAT32).logits
     usual = Roundings(network, Walk(network, Norm.L2)).around(values, torch.zeros(1).double(), FLOAT32).logits
     assert (bound >= usual * (1 - 1e-9)).all()
@@ -158,6 +168,7 @@ def centre_of_margins() -> None:
 
 
 GAMMA, ADD, NEAR = Arithmetic.gamma, ErrorWalk.add, NearestNeighbour.rounded_near
+HEAD, MARGINS = Roundings.__dict__["head"], Errors.of_margins
 MUTANTS: dict[str, tuple[Callable[[Any], None], Callable[[], Any]]] = {
     "nothing rounds": (lambda m: m.setattr(Arithmetic, "gamma", lambda self, n: 0.0), lambda: bounded(two_layers())),
     "a sum rounds once": (
@@ -197,19 +208,29 @@ MUTANTS: dict[str, tuple[Callable[[Any], None], Callable[[], Any]]] = {
         lambda: bounded(*still_centre()[:1], x=still_centre()[1]),
     ),
     "values at the centre are exact": (
-        lambda m: m.setattr("lipcert.frozen.rounding._Pass.off", lambda self, number: 0 * self.values[number]),
+        lambda m: m.setattr("lipcert.frozen.error_pass.Pass.off", lambda self, number: 0 * self.values[number]),
         centre_in_doubt,
     ),
     "values at the centre are exact in norm": (
         lambda m: m.setattr(
-            "lipcert.frozen.rounding._Pass.norm_on_the_ball", lambda self, n: lengths(self.values[n], self.norm)
+            "lipcert.frozen.error_pass.Pass.norm_on_the_ball", lambda self, n: lengths(self.values[n], self.norm)
         ),
         centre_in_doubt,
+    ),
+    "errors of margins grow half as much in the last layer": (
+        lambda m: m.setattr(Roundings, "head", property(lambda self: HEAD.func(self) / 2)),
+        lambda: bounded(read_with_both_signs()[0], x=read_with_both_signs()[1]),
+    ),
+    "the last layer adds nothing to the errors of margins": (
+        lambda m: m.setattr(
+            Errors, "of_margins", lambda e, t: MARGINS(replace(e, head=(*e.head[:2], 0 * e.logits)), t)
+        ),
+        lambda: bounded(offsets()),
     ),
     "margins at the centre are exact": (
         lambda m: m.setattr(
             "lipcert.certificates.pairwise.proved_radius",
-            lambda y, labels, pairs, errors: proved_radius(y, labels, pairs, errors.clamp_max(0.1)),
+            lambda y, labels, pairs, lost: proved_radius(y, labels, pairs, lost.clamp_max(0.1)),
         ),
         centre_of_margins,
     ),
@@ -223,7 +244,7 @@ MUTANTS: dict[str, tuple[Callable[[Any], None], Callable[[], Any]]] = {
     ),
     "in l_inf, errors of earlier layers are not passed on": (
         lambda m: m.setattr(
-            "lipcert.frozen.rounding._Pass.passed", lambda self, number: torch.zeros_like(self.values[number])
+            "lipcert.frozen.error_pass.Pass.passed", lambda self, number: torch.zeros_like(self.values[number])
         ),
         lambda: [bounded(small(seed, Norm.LINF), seed) for seed in range(4)],
     ),
@@ -238,7 +259,7 @@ MUTANTS: dict[str, tuple[Callable[[Any], None], Callable[[], Any]]] = {
         neighbours_bounded,
     ),
     "nothing overflows": (
-        lambda m: m.setattr("lipcert.frozen.rounding.overflows", lambda a, size, own, last: torch.zeros(1).bool()),
+        lambda m: m.setattr("lipcert.frozen.error_pass.overflows", lambda a, size, own, last: torch.zeros(1).bool()),
         overflowing,
     ),
     "parameters of functions are those of float64": (

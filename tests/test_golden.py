@@ -1,7 +1,8 @@
 """Four small trainings give the numbers that are kept in golden/: of a proof in l2 and in l_inf, and of each estimate.
 
-They were trained in float64, so that they come again on other processors. Whoever changes what is computed on purpose
-makes the files anew, and says why.
+They were trained in float64, so that they come again on other processors. They do not start at orthogonal matrices:
+there, the off-diagonal entries of W Wᵀ are nothing but rounding errors, and the first step follows the signs of these.
+Whoever changes what is computed on purpose makes the files anew, and says why.
 """
 
 import csv
@@ -9,6 +10,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from commandline import attacked, certified, lipcert
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -21,8 +23,8 @@ RUNS = {
     "attack.images=20 seed=6",
 }
 OF_THE_MACHINE = ("seconds", "versions", "git_commit", "device")
-NUMBERS = 1e-6  # relative
-FLOAT32, SEARCHED = 1e-5, 1e-3  # of attacks: at a radius, and where they look for the smallest distance
+NUMBERS, NOISE = 1e-5, 1e-7  # relative and absolute: margins may be near 0
+FLOAT32, SEARCHED = 2e-5, 1e-3  # of attacks: at a radius, and where they look for the smallest distance
 
 
 def compare(rows, kept: Path) -> None:
@@ -34,7 +36,7 @@ def compare(rows, kept: Path) -> None:
                 assert ("" if found is None else str(int(found) if isinstance(found, bool) else found)) == text, old
             else:
                 relative = NUMBERS if name != "distance" else FLOAT32 if old["eps"] else SEARCHED
-                assert found == pytest.approx(float(text), rel=relative, abs=1e-12), (name, old)
+                assert found == pytest.approx(float(text), rel=relative, abs=NOISE), (name, old)
 
 
 def near(new, old, where: str) -> None:
@@ -47,7 +49,7 @@ def near(new, old, where: str) -> None:
         for i, (one, other) in enumerate(zip(new, old, strict=True)):
             near(one, other, f"{where}[{i}]")
     elif isinstance(old, float):
-        assert new == pytest.approx(old, rel=SEARCHED if "median_distance" in where else NUMBERS, abs=1e-12), where
+        assert new == pytest.approx(old, rel=SEARCHED if "median_distance" in where else NUMBERS, abs=NOISE), where
     else:
         assert new == old, where
 
@@ -56,7 +58,8 @@ RARE = ("l2_statistical",)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in RARE else n for n in RUNS])
-def test_the_numbers_are_those_that_are_kept(name, tmp_path, capsys):
+def test_the_numbers_are_those_that_are_kept(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.nn.init, "orthogonal_", lambda weight: torch.nn.init.normal_(weight, std=0.1))
     run = tmp_path / "run"
     told = lipcert(capsys, "train", *RUNS[name].split(), *SMALL, f"output_dir={run}")
     assert told.status == 0, told.err

@@ -24,9 +24,10 @@ class FastMinimumNorm:
     """`attack(answer, x, y)` returns the closest misclassified image that it found, or x itself if it found none.
 
     Each step goes along the gradient of the margin, then onto the ball of a radius that shrinks by a fraction of itself
-    while the image is misclassified, and grows by it while it is not. Before the first success the radius is where the
-    boundary would be if the network were linear. Steps fall from `stepsize` (in l2) to a hundredth of it, and that
-    fraction from `shrink` to 0.001, both by a cosine. At last `bisections` steps bisect between x and what was found.
+    while the image is misclassified, and grows by it while it is not. Before the first success the radius is a little
+    beyond where the boundary would be if the network were linear. Steps fall from `stepsize` (in l2) to a hundredth of
+    it, and that fraction from `shrink` to 0.001, both by a cosine. At last `bisections` steps bisect between x and what
+    was found.
 
     `start` are images to begin from, such as another attack has found: where one is misclassified, the attack begins
     where the way to it leaves the class, and returns nothing that is farther.
@@ -118,9 +119,10 @@ class FastMinimumNorm:
             wrong = see(point, lead_of(logits.detach(), clean, y))
             shrink = 0.001 + (self.shrink - 0.001) * rest
             dual = torch.linalg.vector_norm(gradient.flatten(1), ORDER[DUAL[self.norm]], dim=1)
-            boundary = distance(self.norm, point, x).to(x.dtype) + margin.abs() / dual
+            ahead = ((1 + shrink) * margin.abs() + 2 * MARGIN) / dual  # a little beyond a linear network's boundary
+            boundary = distance(self.norm, point, x).to(x.dtype) + ahead
             outward = torch.where(smallest.isfinite(), radius * (1 + shrink), boundary)
             radius = torch.where(wrong, (radius * (1 - shrink)).minimum(smallest), outward)
             radius = radius.nan_to_num(torch.inf).minimum(farthest).clamp_min(1e-12)
-            ahead = self.stepsize * (0.01 + 0.99 * rest) * L2Ball().steepest(direction(gradient))
-            point = inside(self.norm, point + ahead, x, per_image(radius, x))
+            move = self.stepsize * (0.01 + 0.99 * rest) * L2Ball().steepest(direction(gradient))
+            point = inside(self.norm, point + move, x, per_image(radius, x))

@@ -11,12 +11,16 @@ from torch import Tensor
 from lipcert.attacks.judge import definite
 from lipcert.contracts import BoundCertificate, Kind, Verdict
 from lipcert.frozen import Network
+from lipcert.frozen.arithmetic import FLOAT64
 from lipcert.frozen.deployed import Deployed
+from lipcert.frozen.error_walk import of_margins
 from lipcert.frozen.lipschitz import Walk
 from lipcert.frozen.network import required
 from lipcert.frozen.pairs import BOUNDS, PairBounds, pair_bounds
 from lipcert.frozen.report import ClaimedWalk, layer_rows
-from lipcert.frozen.rounding import rounding
+from lipcert.frozen.rounding import Roundings
+
+COARSE = 1e-8  # a share of a margin
 
 
 class Pairwise:
@@ -45,14 +49,15 @@ class Pairwise:
         schemes = any(operation.claim for operation in network.operations)
         claimed = pair_bounds(claimed_walk(walk), self.bounds) if schemes else found
         report = bound_report(found, claimed, self.bounds, layer_rows(walk))
-        errors = rounding(network, walk)
+        roundings = Roundings(network, walk)
+        errors = roundings.in_float64.logits[0]
         if self.kind is not Kind.PROOF:
             return BoundCertificate(
                 self.kind, network.norm, pairwise_judge(network, pairs, errors), report, pairs, errors
             )
         deployed = Deployed(network, walk, self.bounds)
         report["float32"] = deployed.report()
-        judge = pairwise_judge(network, pairs, errors, deployed)
+        judge = pairwise_judge(network, pairs, errors, roundings, deployed)
         return BoundCertificate(self.kind, network.norm, judge, report, pairs, errors, deployed)
 
     def walk(self, network: Network) -> Walk:
@@ -87,22 +92,45 @@ def bound_report(
 
 
 def pairwise_judge(
-    network: Network, pairs: Tensor, errors: Tensor, deployed: Deployed | None = None
+    network: Network,
+    pairs: Tensor,
+    errors: Tensor,
+    roundings: Roundings | None = None,
+    deployed: Deployed | None = None,
 ) -> Callable[[Tensor, Tensor], Verdict]:
     """A function from images (B, C, H, W) and labels (B,) to a Verdict.
 
     `pairs` (K, K) bounds the Lipschitz constant of each difference of logits, and `errors` (K,) the rounding error of
-    each logit. With `deployed`, the verdict holds the radii of the network in float32 too.
+    each logit, for all images in [0, 1]. With `roundings`, these errors are computed for images near it where they
+    would take more than COARSE of its margin. With `deployed`, the verdict holds the radii of the network in float32
+    too.
     """
 
     def judge(x: Tensor, labels: Tensor) -> Verdict:
         logits = network.on(x.device)(x)
-        radius = proved_radius(logits, labels, pairs, errors)
+        radius = proved_radius(logits, labels, pairs, of_margins(errors.to(logits), labels))
+        if roundings is not None:
+            most = proved_radius(logits, labels, pairs, torch.zeros_like(logits))
+            radius = refined(roundings, x, labels, pairs, radius, most)
         margin = margins(logits, labels).amin(1)
         single = None if deployed is None else radius_float32(deployed, x, labels, radius)
         return Verdict(logits.argmax(1), margin, radius, radius_float32=single)
 
     return judge
+
+
+def refined(roundings: Roundings, x: Tensor, labels: Tensor, pairs: Tensor, radius: Tensor, most: Tensor) -> Tensor:
+    """`radius` (B,), with the errors near the image where it is below `most`, the radius without any error, by more
+    than COARSE of that. Those at the image would do, but those on the ball are subtracted from the other radii too."""
+    image = ((x >= 0) & (x <= 1)).flatten(1).all(1)
+    todo = (radius < most * (1 - COARSE)) & most.isfinite() & image
+    if not bool(todo.any()):
+        return radius
+    parts, at = [], labels[todo]
+    for logits, errors in roundings.by_batch(x[todo], most[todo], FLOAT64):
+        own, at = at[: len(logits)], at[len(logits) :]
+        parts.append(proved_radius(logits, own, pairs, errors.of_margins(own)))
+    return torch.maximum(radius, torch.zeros_like(radius).masked_scatter(todo, torch.cat(parts)))
 
 
 def radius_float32(deployed: Deployed, x: Tensor, labels: Tensor, radius: Tensor) -> Tensor:
@@ -117,7 +145,8 @@ def radius_float32(deployed: Deployed, x: Tensor, labels: Tensor, radius: Tensor
     parts, at = [], labels[todo]
     for logits, errors in deployed.around(x[todo], radius[todo]):
         own, at = at[: len(logits)], at[len(logits) :]
-        parts.append(proved_radius(logits, own, deployed.pairs, errors + deployed.errors.to(errors)))
+        lost = errors.of_margins(own) + of_margins(deployed.errors.to(logits), own)
+        parts.append(proved_radius(logits, own, deployed.pairs, lost))
     return found.masked_scatter(todo, torch.minimum(torch.cat(parts), radius[todo]))
 
 
@@ -126,16 +155,15 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.gather(1, labels[:, None]) - logits).scatter(1, labels[:, None], torch.inf)
 
 
-def proved_radius(logits: Tensor, labels: Tensor, pairs: Tensor, errors: Tensor) -> Tensor:
+def proved_radius(logits: Tensor, labels: Tensor, pairs: Tensor, lost: Tensor) -> Tensor:
     """The radii (B,) that computed logits prove, `pairs` (K, K) bounding the Lipschitz constants of their differences.
 
-    A margin is reduced by the errors of its two logits, (K,) or (B, K), and the operations on it round down. An image
-    whose prediction is wrong, or whose logits are not finite, has radius 0.
+    Margins y_t − y_i are reduced by their errors, `lost` (B, K), and the operations on them round down. An image whose
+    prediction is wrong, or whose logits are not finite, has radius 0.
     """
     gaps, slopes = margins(logits, labels), pairs.to(logits)[labels]
-    lost = errors.to(logits).expand_as(logits)
     unit = torch.finfo(logits.dtype).eps
-    proven = (gaps - (lost.gather(1, labels[:, None]) + lost) * (1 + 4 * unit)) * (1 - 8 * unit)
+    proven = (gaps - lost) * (1 - 8 * unit)
     ratio = torch.where(slopes > 0, proven / slopes, torch.where(proven > 0, torch.inf, -torch.inf))
     ratio = ratio.scatter(1, labels[:, None], torch.inf)
     radius = ratio.amin(1).clamp_min(0).nan_to_num(0.0, posinf=torch.inf)

@@ -92,9 +92,8 @@ class Errors:
             entries = operation.rounded(self.arithmetic, size * UP, *inputs)
         else:
             more = torch.zeros_like(self.reach)
-            inputs = [
-                self.values[i].abs() + _wide(far, self.values[i]) for i, far in zip(operation.inputs, away, strict=True)
-            ]
+            longer = _longer if operation.by_length else _wider
+            inputs = [longer(self.values[i].abs(), far) for i, far in zip(operation.inputs, away, strict=True)]
             around = self.bounds.constant(number) * self.reach * UP + passed
             entries = self._rounded(number, operation, around, passed, inputs)
         entries = (entries * UP).expand_as(self.values[number]) + self.arithmetic.tiny
@@ -184,3 +183,14 @@ def _length(x: Tensor) -> Tensor:
 
 def _wide(numbers: Tensor, like: Tensor) -> Tensor:
     return numbers.view(-1, *[1] * (like.dim() - 1))
+
+
+def _wider(size: Tensor, far: Tensor) -> Tensor:
+    """The largest magnitudes of vectors that lie within `far`, (B,), of one of the magnitudes `size`, (B, …)."""
+    return size + _wide(far, size)
+
+
+def _longer(size: Tensor, far: Tensor) -> Tensor:
+    """Magnitudes whose l2 norm is the largest of all such vectors."""
+    some = size + 1e-100
+    return some * _wide(1 + far / torch.linalg.vector_norm(some.flatten(1), dim=1) * UP, size) * UP

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -12,14 +11,12 @@ import torch
 from torch import Tensor
 
 from lipcert.frozen.arithmetic import FLOAT32
+from lipcert.frozen.error_walk import Errors
 from lipcert.frozen.lipschitz import Walk, up
 from lipcert.frozen.network import Network
-from lipcert.frozen.ops.affine import ones
 from lipcert.frozen.pairs import BOUNDS, pair_bounds
-from lipcert.frozen.rounding import Errors, Roundings
+from lipcert.frozen.rounding import Roundings
 from lipcert.norms import Operator, growth
-
-ENTRIES = 1 << 22  # of all values of a batch together that are held at a time
 
 
 class Deployed:
@@ -50,7 +47,7 @@ class Deployed:
         self.roundings = Roundings(self.network, near)
         self.errors = self.roundings.in_float64.logits[0]
 
-    @functools.cached_property
+    @property
     def everywhere(self) -> Errors:
         """The errors of float32 for all images in [0, 1], a batch of one."""
         return self.roundings.everywhere(FLOAT32)
@@ -60,18 +57,10 @@ class Deployed:
         """Whether there is a network in float32, and nothing overflows in it for any image in [0, 1]."""
         return self.refused is None and bool(self.everywhere.logits.isfinite().all())
 
-    def around(self, x: Tensor, reach: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """For images (B, *shape) in [0, 1], batch by batch: the logits (b, K), computed in float64, and bounds (b, K)
-        of the errors of float32 at all images in [0, 1] that lie within `reach` (B,), as far as margins depend on them
-        (see `Roundings.around`)."""
-        farthest = ones(self.network.shape, self.network.norm)  # between two images
-        entries = sum(math.prod(operation.shape) for operation in self.network.operations)
-        step = max(1, ENTRIES // entries)
-        network = self.network.on(x.device)
-        for part, near in zip(x.split(step), reach.clamp(max=farthest).split(step), strict=True):
-            values = network.values(part)
-            errors = self.roundings.around(values, near, FLOAT32).logits
-            yield values[-1], errors.minimum(self.everywhere.logits.to(errors))
+    def around(self, x: Tensor, reach: Tensor) -> Iterator[tuple[Tensor, Errors]]:
+        """For images (B, *shape) in [0, 1], batch by batch: the logits (b, K), computed in float64, and the errors of
+        float32 at all images in [0, 1] that lie within `reach` (B,) (see `Roundings.around`)."""
+        return self.roundings.by_batch(x, reach, FLOAT32)
 
     def report(self) -> dict[str, Any]:
         """What the loss of radius to float32 comes from, over all images in [0, 1].

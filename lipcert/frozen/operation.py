@@ -44,6 +44,7 @@ class Operation:
     kind: ClassVar[str]
     arity: ClassVar[int | None] = 1  # None: one or more
     integers: ClassVar[dict[str, torch.dtype]] = {}  # constants that are whole numbers, with their types
+    by_length: ClassVar[bool] = False  # whether rounding errors depend on inputs by the l2 norms of their magnitudes
 
     def evaluate(self, *values: Tensor) -> Tensor:
         """The value for a batch, in the precision of the constants."""

@@ -14,6 +14,7 @@ from lipcert.contracts import CertificateRow, Norm
 from lipcert.datasets.split import Split
 from lipcert.evaluation.load import LoadedRun
 from lipcert.frozen import Network
+from lipcert.frozen.error_walk import of_margins
 from lipcert.frozen.exact import exact_arithmetic
 from lipcert.frozen.lipschitz import Walk
 from lipcert.frozen.pairs import pair_bounds
@@ -62,11 +63,11 @@ def without_a_norm(run: LoadedRun, proofs: Sequence[CertificateRow]) -> tuple[st
         walk = Walk(network, network.norm)
         errors = rounding(network, walk)
         taken = run.dataset.test.take(torch.tensor([proof.index for proof in proofs]))
-        logits = network(taken.pixels().double() / 255)
+        logits, labels = network(taken.pixels().double() / 255), taken.labels.long()
         radius = torch.tensor([proof.radius for proof in proofs], dtype=torch.float64)
         for value, gain in gains(walk):
             pairs = pair_bounds(DroppedWalk(network, value)).smallest()
-            factor = (proved_radius(logits, taken.labels.long(), pairs, errors) / radius).clamp_min(1)
+            factor = (proved_radius(logits, labels, pairs, of_margins(errors, labels)) / radius).clamp_min(1)
             if bool((factor > 1 + 1e-6).any()):
                 operation = network.operations[value - 1]
                 return f"the norm {gain:.4g} of `{operation.name or operation.kind}` taken to be 1", factor.tolist()

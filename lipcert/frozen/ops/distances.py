@@ -155,6 +155,7 @@ class NearestNeighbour(Operation):
     labels: Tensor
     classes: int
     kind: ClassVar[str] = "nearest_neighbour"
+    by_length: ClassVar[bool] = True
     integers: ClassVar[dict[str, torch.dtype]] = {"images": torch.uint8, "labels": torch.int64}
 
     def evaluate(self, *values: Tensor) -> Tensor:
