@@ -82,14 +82,19 @@ class Diagnosis:
     findings         sentences: the signs of masking, with their numbers; or that there is none
     masked           whether there is any
     reported         the robust accuracy that PGD-40 on the cross-entropy in float32 gives
-    robust_accuracy  the smallest that was found: the fraction of images that no attack broke, judged in float64
+    left             which images no attack broke, (N,), judged in float64
     """
 
     numbers: dict[str, float]
     findings: list[str]
     masked: bool
     reported: float
-    robust_accuracy: float
+    left: Tensor
+
+    @property
+    def robust_accuracy(self) -> float:
+        """The smallest that was found: the fraction of images that no attack broke."""
+        return float(self.left.double().mean())
 
 
 def diagnose(
@@ -140,7 +145,7 @@ def diagnose(
             rest = rest & ~fell
             left = ~fell if trial.name == REPORTED else left
             numbers[trial.name] = float((~(fell_single if trial.images == "all" else fell)).double().mean())
-    return Diagnosis(numbers, sentences(numbers), bool(signs(numbers)), numbers[REPORTED], numbers["apgd"])
+    return Diagnosis(numbers, sentences(numbers), bool(signs(numbers)), numbers[REPORTED], rest.cpu())
 
 
 def _measured(double: Network, single: Network, x: Tensor, y: Tensor) -> dict[str, float]:

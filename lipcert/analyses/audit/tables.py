@@ -70,7 +70,9 @@ def fixed_table(facts: Mapping[str, Any]) -> Table:
     table.add_row("clean accuracy", f"{percent(facts['clean_accuracy'])} %")
     table.add_row(f"robust accuracy at {where} under the suite, in float64", f"{percent(facts['robust_accuracy'])} %")
     table.add_row("... in float32", f"{percent(facts['robust_accuracy_float32'])} %")
-    table.add_row("... the smallest that the diagnosis found", f"{percent(facts['smallest_robust_accuracy'])} %")
+    table.add_row(
+        "... under all attacks, those of the diagnosis too", f"{percent(facts['smallest_robust_accuracy'])} %"
+    )
     table.add_row("seconds", f"{facts['seconds']:.1f}")
     return table
 
