@@ -146,7 +146,9 @@ AGAIN = ("attack", "run=run", "attack=pgd_l2", "attack.images=3", "attack.steps=
 FURTHER = ("attack", "run=run", "attack=smallest_fgsm", "attack.images=4")
 COMPARE = ("compare", "run", "other", "output_dir=compared")
 RESUME = ("train", "resume=run")
-READING = (CERTIFY, MARGIN, STABILITY, TIGHTNESS, AGAIN, FURTHER, COMPARE, RESUME)
+AUDIT = ("audit", "run=run", "images=3", "steps=2")
+EXPORT = ("export", "run=run", "images=3", "output_dir=out")
+READING = (CERTIFY, MARGIN, STABILITY, TIGHTNESS, AGAIN, FURTHER, COMPARE, RESUME, AUDIT, EXPORT)
 
 
 def stopped(draw: Draw, kinds: tuple[str, ...] = ("finished", "evaluating", "training")) -> None:
@@ -278,6 +280,26 @@ def of_other_files(draw: Draw) -> tuple[str, tuple]:
     return f"{path}: {how}", draw(st.sampled_from(READING))
 
 
+def of_exported(draw: Draw) -> tuple[str, tuple]:
+    """A folder of `lipcert export`, of which one file is another."""
+    folder = Path("exported")
+    path = draw(st.sampled_from(sorted(p for p in folder.rglob("*") if p.is_file())))
+    if path.suffix == ".json" and draw(st.integers(0, 3)):
+        what = change_json(draw, path)
+    elif path.suffix == ".csv" and draw(st.integers(0, 3)):
+        what = change_rows(draw, path)
+    else:
+        path.write_bytes(draw(mutated(path.read_bytes())))
+        what = str(path)
+    manifest = json.loads((folder / "manifest.json").read_text()) if path.name != "manifest.json" else {"files": {}}
+    name = path.relative_to(folder).as_posix()
+    if name in manifest["files"] and draw(st.integers(0, 3)):
+        manifest["files"][name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        what += " (signed)"
+    return what, ("verify", "folder=exported")
+
+
 def of_idx(draw: Draw) -> tuple[str, tuple]:
     folder = Path("MNIST/raw")
     folder.mkdir(parents=True)
@@ -353,6 +375,9 @@ LINES = {
     "compare": ("run", "output_dir=out"),
     "separation": ("dataset.subset=40", "output_dir=out"),
     "reproduce": (),
+    "audit": AUDIT[1:],
+    "export": EXPORT[1:],
+    "verify": ("folder=exported",),
 }
 TEXTS = words(r"""null None true 0 -1 1 3 0.5 -0.0 nan inf -inf 1e308 1e400 1e-320 0x10 1_0 abc '' "" ' " [ ] { } []
     [[]] [[[1],[2]],[]] [1,2] [null] [a,b] [nan] {} {a:1} {a:{b:[1]}} {_target_:os.getcwd} [{_target_:os.x}]
@@ -399,11 +424,13 @@ KINDS: dict[str, Callable[[Draw], tuple[str, tuple]]] = {
     "networks": of_network,
     "rows": of_rows,
     "other files": of_other_files,
+    "exported folders": of_exported,
     "IDX": of_idx,
     "npz": of_npz,
     "image folders": of_images,
 }
-MAY_BREAK = ("configurations", "checkpoints", "networks", "rows", "other files")  # a certificate, rightly
+# a certificate, rightly
+MAY_BREAK = ("configurations", "checkpoints", "networks", "rows", "other files", "exported folders")
 # Of all cases; the other kinds share what is left.
 SHARES = {"overrides": 0.26, "configurations": 0.16, "checkpoints": 0.1, "networks": 0.1, "rows": 0.16}
 
@@ -490,6 +517,7 @@ def inputs(tmp_path_factory) -> Path:
             ("train", *small, "schedule.early_stopping=3", "output_dir=half"),
             ("separation", "dataset.subset=40", "output_dir=separated"),
             ("train", *NOTHING, *TINY, "output_dir=sweep", "-m", "seed=1,2"),
+            ("export", "run=run", "images=5", "output_dir=exported"),
         ]
         for line in commands:
             assert main.run(line[0], list(line[1:])) == 0
@@ -532,7 +560,11 @@ def failures(kind: str, count: int, inputs: Path, folder: Path) -> list[str]:
         nonlocal number
         number += 1
         here = folder / f"{kind}-{number}" / "here"
-        needed = ("run", "other", "half", "separated", "sweep") if kind not in ("IDX", "npz", "image folders") else ()
+        needed = (
+            ("run", "other", "half", "separated", "sweep", "exported")
+            if kind not in ("IDX", "npz", "image folders")
+            else ()
+        )
         here.mkdir(parents=True)
         for name in needed:
             shutil.copytree(inputs / name, here / name)
