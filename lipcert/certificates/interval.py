@@ -49,54 +49,103 @@ class Interval:
             low, high = (x - reach).clamp(0, 1), (x + reach).clamp(0, 1)
             return worst_margins(of.on(x.device), low, high, labels, arithmetic)
 
-        def prove(x: Tensor, labels: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-            """Whether eps (B,) is proved, and by how much it can change (B,): up where it is, at least down if not."""
+        def margin(x: Tensor, labels: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+            """The least margin within eps (B,), which proves eps if it is above 0, and by how much eps can change (B,):
+            up where it is proved, at least down where it is not."""
             margins = worst(network, x, labels, eps, FLOAT64)
             speed, lost = pairs.to(margins)[labels], errors.to(margins)
             lost = (lost[labels][:, None] + lost) * (1 + 1e-12)
             own = torch.zeros_like(margins, dtype=torch.bool).scatter_(1, labels[:, None], True)
-            proved = ((margins > 0) | own).all(1)
-            ahead = ((margins - torch.where(proved[:, None], lost, 0.0)) / speed).masked_fill(own, torch.inf).amin(1)
-            ahead = (ahead * (1 - 1e-12)).nan_to_num(-1.0, neginf=-1.0)
-            return proved, torch.where(proved, ahead.clamp_min(0), ahead)
+            least = least_of(margins, labels)
+            ahead = (margins - torch.where(least > 0, 1.0, 0.0)[:, None] * lost) / speed
+            ahead = (ahead.masked_fill(own, torch.inf).amin(1) * (1 - 1e-12)).nan_to_num(-1.0, neginf=-1.0)
+            return least, torch.where(least > 0, ahead.clamp_min(0), ahead)
 
         def judge(x: Tensor, labels: Tensor) -> Verdict:
             verdict = lipschitz.judge(x, labels)
-            low, high = verdict.radius.clamp(max=1).clone(), torch.ones_like(verdict.radius)
-            step = torch.zeros_like(low)
-            todo = (low > 0).nonzero()[:, 0]
-            while len(todo):
-                eps = torch.minimum(low[todo] + step[todo], (low[todo] + high[todo]) / 2)
-                proved, ahead = prove(x[todo], labels[todo], eps)
-                reached = ((eps + ahead) * (1 - 2 * unit)).clamp(max=1)  # the sum and the product, rounded down
-                low[todo] = torch.where(proved, torch.maximum(reached, low[todo]), low[todo])
-                high[todo] = torch.where(proved, high[todo], (eps + ahead).clamp_min(low[todo]))
-                step[todo] = torch.where(
-                    proved, (4 * torch.maximum(ahead, step[todo])).clamp_min(self.tolerance), step[todo] / 2
-                )
-                todo = todo[high[todo] - low[todo] > self.tolerance]
+            low = verdict.radius.clamp(max=1)
+            search = Search(low, torch.where(low > 0, 1.0, 0.0), self.tolerance, outward=True)
+            while len(todo := search.todo()):
+                eps = search.next(todo)
+                search.tell(todo, eps, *margin(x[todo], labels[todo], eps))
+            low = search.low
             radius = torch.maximum(low, verdict.radius)
             single: Any = verdict.radius_float32
             if deployed.bounded:
-                single = in_float32(x, labels, radius, verdict.radius, single)
+                single = in_float32(x, labels, radius, single)
             return Verdict(verdict.prediction, verdict.margin, radius, verdict.radius, single)
 
-        def in_float32(x: Tensor, labels: Tensor, radius: Tensor, by_lipschitz: Tensor, found: Tensor) -> Tensor:
-            """The radii (B,) of the network in float32: `radius` less the smallest of growing steps at which boxes in
-            float32 prove it. They are at least `found`, what its Lipschitz bound proves, whose loss from `by_lipschitz`
-            says how small the first step should be. Boxes know nothing of overflow: it must be impossible."""
-            step = 2 * (1 - found / by_lipschitz).nan_to_num(0.0).clamp(1e-6, 1e-5)
-            found = found.clone()
+        def in_float32(x: Tensor, labels: Tensor, radius: Tensor, found: Tensor) -> Tensor:
+            """The radii (B,) of the network in float32: the largest up to `radius` that boxes in float32 prove, and at
+            least `found`, what its Lipschitz bound proves. Boxes know nothing of overflow: it must be impossible."""
             inside = ((x >= 0) & (x <= 1)).flatten(1).all(1)  # other images are none
-            todo = ((found < radius) & inside).nonzero()[:, 0]
-            while len(todo):
-                eps = radius[todo] * (1 - step[todo])
+            search = Search(found, torch.where(inside, radius * (1 - unit), found), self.tolerance)
+            while len(todo := search.todo()):
+                eps = search.next(todo)
                 margins = worst(deployed.network, x[todo], labels[todo], eps, FLOAT32)
-                own = torch.zeros_like(margins, dtype=torch.bool).scatter_(1, labels[todo, None], True)
-                proved = ((margins > 0) | own).all(1)
-                found[todo] = torch.where(proved, torch.maximum(eps, found[todo]), found[todo])
-                step[todo] *= 2
-                todo = todo[~proved & (radius[todo] * (1 - step[todo]) > found[todo])]
-            return found
+                search.tell(todo, eps, least_of(margins, labels[todo]), torch.zeros_like(eps))
+            return search.low
 
         return BoundCertificate(self.kind, Norm.LINF, judge, lipschitz.report, deployed=deployed)
+
+
+def least_of(margins: Tensor, labels: Tensor) -> Tensor:
+    """The least of the margins (B, K) of other classes than the label, (B,); −∞ where that is not a number."""
+    others = margins.scatter(1, labels[:, None], torch.inf)
+    return others.amin(1).nan_to_num(-torch.inf, torch.inf, -torch.inf)
+
+
+class Search:
+    """The largest eps of each image at which a margin that falls with eps is above 0, to within `tolerance`.
+
+    The first eps is `high`, and then `low`; `outward`, it is `low`, which is doubled until the margin is not above 0.
+    From then on, eps is where the line through the margins at both ends is 0 (regula falsi; the margin of an end that
+    stays is halved, the Illinois method, Dowell & Jarratt, 1971), but at least half of the tolerance away from the
+    ends, and half-way where that is slow.
+
+    low   (B,), proved
+    high  (B,), above which nothing is looked for; an image is done where it is `low` at the start
+    """
+
+    def __init__(self, low: Tensor, high: Tensor, tolerance: float, outward: bool = False):
+        self.low, self.high, self.tolerance, self.outward = low.clone(), high.maximum(low), tolerance, outward
+        self.points = torch.stack([self.low, self.high])  # where margins are known
+        self.margins = torch.full_like(self.points, torch.nan)
+        self.side = torch.zeros_like(low)  # of the last eps: 1 where it was not proved, −1 where it was
+        self.width, self.slow = self.high - self.low, torch.zeros_like(low)
+
+    def todo(self) -> Tensor:
+        """The places of the images that are not done."""
+        return (self.high - self.low > self.tolerance).nonzero()[:, 0]
+
+    def next(self, todo: Tensor) -> Tensor:
+        """The eps that is tried next, for each of those images."""
+        low, high = self.low[todo], self.high[todo]
+        (a, b), (above, below) = self.points[:, todo], self.margins[:, todo]
+        between = a + (b - a) * (above / (above - below))
+        halving = ~(above - below).isfinite() | (self.slow[todo] > 2)
+        between = torch.where(halving, (low + high) / 2, between)
+        least = (self.tolerance / 2 * torch.ones_like(low)).minimum((high - low) / 2)
+        eps = between.maximum(low + least).minimum(high - least)
+        if self.outward:
+            doubled = (2 * low).maximum(low + 8 * self.tolerance).minimum((low + high) / 2)
+            eps = torch.where(below.isnan(), doubled, eps)
+        eps = torch.where(above.isnan(), low, eps)
+        return eps if self.outward else torch.where(below.isnan(), high, eps)
+
+    def tell(self, todo: Tensor, eps: Tensor, margin: Tensor, ahead: Tensor) -> None:
+        """The margins at `eps`, and by how much each of these can change and still be proved, or not be."""
+        low, high, proved = self.low[todo], self.high[todo], margin > 0
+        reached = ((eps + ahead) * (1 - 2 * FLOAT64.unit)).maximum(eps.where(ahead == 0, 0.0))
+        self.low[todo] = torch.where(proved, reached.minimum(high).maximum(low), low)
+        self.high[todo] = torch.where(proved, high, (eps + ahead).minimum(eps).maximum(self.low[todo]))
+        again = torch.where(proved, -1.0, 1.0).to(low) == self.side[todo]
+        for k, mine in enumerate((proved, ~proved)):
+            kept = self.margins[k, todo]
+            self.points[k, todo] = torch.where(mine, eps, self.points[k, todo])
+            self.margins[k, todo] = torch.where(mine, margin, torch.where(again, kept / 2, kept))
+        self.side[todo] = torch.where(proved, -1.0, 1.0).to(low)
+        width = self.high[todo] - self.low[todo]
+        halved = width <= self.width[todo] / 2
+        self.slow[todo] = torch.where(halved, 0.0, self.slow[todo] + 1)
+        self.width[todo] = torch.where(halved, width, self.width[todo])
