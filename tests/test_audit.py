@@ -6,13 +6,14 @@ import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from commandline import TINY, lipcert, refused
 
-from lipcert.analyses.audit import analysis, block, near_ties, self_test, traps
+from lipcert.analyses.audit import analysis, block, fixed_eps, near_ties, self_test, traps
 from lipcert.analyses.audit.block import Claim, blocks
 from lipcert.analyses.audit.counterexample import exact_distance
 from lipcert.analyses.audit.forgeries import DroppedWalk, gains, without_a_norm
@@ -33,7 +34,7 @@ from lipcert.frozen.lipschitz import Walk
 from lipcert.reporting.plotting import drawn
 from lipcert.runs import counterexamples
 from lipcert.runs.directory import RunDirectory
-from lipcert.runs.layout import AUDIT, AUDIT_EPS, AUDIT_FACTS, AUDIT_SELF_TEST, CERTIFICATES
+from lipcert.runs.layout import AUDIT, AUDIT_EPS, AUDIT_EPS_FACTS, AUDIT_FACTS, AUDIT_SELF_TEST, CERTIFICATES
 
 NET = ("model=lmt_convnet", "model.channels=[2,4]", "model.kernels=[3,3]", "model.hidden=[8]", "trainer=cpu")
 QUICK = ("run=run", "images=4", "batch_size=2", "steps=2", "factors=[0.999,1.25,2]")
@@ -409,3 +410,114 @@ def test_a_fixed_eps_is_held_against_proofs_in_its_norm(run, capsys):
     other(run, lambda row: row._replace(prediction=row.label, radius=3.0, radius_float32=0.0))
     told = lipcert(capsys, "audit", "run=run", "norm=l2", "eps=3.0", "images=2", "steps=5")
     assert told.status == 3 and "within the radius 3.0" in told.err
+
+
+def audit_row(**columns) -> AuditRow:
+    found = AuditRow("test", 0, "l2", "pairwise", 1.0, 2.0, 1.0, "a", None, None, 2.0, "a", 7)
+    return found._replace(**columns)
+
+
+@pytest.mark.parametrize("nothing", [None, 0.0])
+def test_where_float32_is_promised_nothing_it_breaks_nothing(nothing):
+    """An image of black and white is one of float32 as it is: where float32 errs there, the distance is exactly 0."""
+    assert not broken(audit_row(radius_float32=nothing, distance_float32=0.0))
+    assert broken(audit_row(radius_float32=0.1, distance_float32=0.0))
+    numbers([audit_row(radius_float32=nothing, distance_float32=0.0)])
+
+
+def test_an_unbounded_proof_is_not_broken_by_finding_nothing(run):
+    other(run, lambda row: row._replace(prediction=row.label, radius=math.inf, radius_float32=math.inf))
+    proofs = fixed_eps.proofs_in(run, Norm.L2, (1, 8, 8)).values()
+    assert proofs and all(8 < proof.radius < 9 and 8 < proof.radius_float32 < 9 for proof in proofs)
+
+
+def test_rows_of_radii_that_no_longer_stand_are_dropped(run, audited):
+    """Also of images beyond `images`, and of those of which nothing is proved any more."""
+    before = rows(audited)
+    gone = {before[1].index: 0.0, before[2].index: 0.5}
+    with run.writing("test"):
+        run.write_rows(AUDIT, AuditRow, [row._replace(distance=0.0) for row in before])
+        run.write_json(AUDIT_FACTS, RunDirectory(audited).read_json(AUDIT_FACTS))
+    other(run, lambda row: row._replace(radius=row.radius * gone.get(row.index, 1.0)))
+    with run.writing("test"):
+        analysis.begin(run, Settings(1, (0.999, 1.25, 2.0), 2, 1, 2, 0, "cpu"), False, analysis.proved(run))
+    assert [row.index for row in rows(run)] == [before[0].index, before[3].index]
+
+
+def test_an_image_that_breaks_when_its_block_is_searched_again_is_not_lost(run, monkeypatch, capsys):
+    with monkeypatch.context() as blind:
+        blind.setattr(block, "suite", lambda *args: Suite([], [], [], []))
+        blind.setattr(block.NearestImages, "candidates", lambda *args: [])
+        forge(run, radius=4000.0)
+        assert lipcert(capsys, "audit", *QUICK, "images=2", "batch_size=9").status == 0
+    assert not any(map(broken, rows(run)))
+    monkeypatch.setattr(block, "suite", small)
+    told = lipcert(capsys, "audit", *QUICK, "images=3", "batch_size=9")
+    assert told.status == 3, told
+    found = rows(run)
+    assert len(found) == len({row.index for row in found}) == 3 and all(map(broken, found))
+
+
+class Crowded(Alone):
+    """The other label is nearer in a batch of several."""
+
+    dtype = torch.float64
+
+    def __call__(self, images):
+        far = images.flatten(1)[:, 0] - (0.5 if len(images) > 1 else 0.5 + 1e-9)
+        return torch.stack([-far, far], 1)
+
+
+def test_what_a_batch_decides_is_confirmed_a_little_farther_out():
+    every, x = torch.arange(2), torch.zeros(2, 1, 1, 1).double()
+    double = Nearest(Crowded(), x, torch.zeros(2, dtype=torch.long), Norm.L2)
+    double.keep(every, torch.full_like(x, 0.5 + 1e-12), torch.full((2,), 0.5), ["a", "a"], [None, None])
+    assert 0.5 < analysis.verdict(double, 0) < 0.5 + 1e-8
+    single = Nearest(Alone(), x, torch.zeros(2, dtype=torch.long), Norm.L2)
+    single.keep(every, torch.full_like(x, 0.4999), torch.full((2,), 0.4999), ["a", "a"], [None, None])
+    assert 0.5 < float(analysis.steady(single, 1, 1.0)) < 0.51  # by itself and in a crowd
+    assert float(analysis.steady(single, 1, 0.49995)) == pytest.approx(0.4999)  # no room: as it was found
+    assert single.wrong(analysis.steady(single, 1, 0.49995), every[:1]).all()
+
+
+def test_a_forged_counterexample_is_told_from_the_certificates(run, capsys):
+    row = next(row for row in run.read_rows(CERTIFICATES, CertificateRow) if row.radius > 0)
+    x = np.full((1, 8, 8), 0.25)
+    values = {"x": x, "x_adv": x, "label": row.label, "prediction": 1, "distance": 0.0, "norm": "l2", "attack": "a"}
+    values |= {"index": row.index, "claim": "radius"}
+    said = "prove no such radius of test image"
+    for radius, due in ((row.radius, False), (row.radius * 1.5, True)):
+        path = counterexamples.save(run, values | {"radius": radius})
+        assert (said in lipcert(capsys, "audit", f"check={path}").out) == due
+    path = counterexamples.save(run, values | {"radius": 1.0, "label": 10})
+    assert "has a label that is none of the 10 classes" in refused(capsys, "audit", f"check={path}")
+
+
+def test_rows_at_one_eps_never_outlive_their_facts(run, monkeypatch):
+    rows_before = [FixedRow("test", 0, "linf", 0.1, 1, 1, 1.0, "a", 1.0, "a", 1)]
+    loaded, forget, calls = load_run(run.path), RunDirectory.forget, []
+
+    def killed(self: RunDirectory, name: str) -> None:
+        calls.append(name)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        forget(self, name)
+
+    monkeypatch.setattr(RunDirectory, "forget", killed)
+    with run.writing("test"):
+        run.write_rows(AUDIT_EPS, FixedRow, rows_before)
+        run.write_json(AUDIT_EPS_FACTS, {})
+        with pytest.raises(KeyboardInterrupt):
+            fixed_eps.attack(loaded, Norm.LINF, 0.1, SETTINGS, again=True)
+    assert not run.has(AUDIT_EPS)
+
+
+def test_networks_that_float32_cannot_hold():
+    wide = torch.eye(16).double()
+    net = traps.network([(wide * 1e50, None), (wide[:3] * 1e-50, None)])
+    with pytest.raises(ValueError, match="`norm` and `eps`: float32 can't hold the network of here"):
+        fixed_eps.check_single(SimpleNamespace(network=net, directory="here"))
+    x = torch.linspace(0, 1, 16).double().view(1, 1, 4, 4)
+    search = Search(Networks.of(net, "cpu"), Norm.L2, x, torch.tensor([0]), x.new_ones(1), x.new_zeros(1), seed=0)
+    search.run(Suite([], [], [], []), (0.999,), None)  # the clean image has another label than is claimed
+    assert search.single is None and search.double.distance.tolist() == [0.0]

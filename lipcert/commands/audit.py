@@ -93,11 +93,12 @@ def test_oneself(loaded: LoadedRun, settings: Settings) -> None:
 
 def recheck(file: Path, run: Path | None) -> None:
     """Judges a saved counter-example again; CertificateBroken where it is one."""
-    found, verdict = counterexample.check(file, run)
+    found, verdict, disagreement = counterexample.check(file, run)
     say(
         f"test image {found.index}, label {found.label}; predicted {verdict.clean} by the frozen network",
         *(f"the other image is predicted {label} in {name}" for name, label in verdict.predictions.items()),
         f"{found.norm} distance {verdict.distance!r}, computed exactly and rounded up; {found.claim} {found.radius!r}",
+        *([disagreement] if disagreement else []),
     )
     if verdict.broken:
         raise CertificateBroken(f"image {found.index}: {file} is confirmed: another label within the {found.claim}")

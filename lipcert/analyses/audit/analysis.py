@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lipcert.analyses.audit import counterexample
 from lipcert.analyses.audit.block import Block, Claim, blocks
 from lipcert.analyses.audit.figures import audit_figure
 from lipcert.analyses.audit.judging import Nearest
-from lipcert.analyses.audit.rows import AuditRow, broken, check_facts, numbers, total
+from lipcert.analyses.audit.outward import outward
+from lipcert.analyses.audit.rows import AuditRow, broken, check_facts, numbers, one_of, total, within
 from lipcert.analyses.audit.settings import Settings
-from lipcert.attacks.judge import judge
+from lipcert.attacks.judge import distance, judge
 from lipcert.contracts import CertificateRow, Kind, Norm
 from lipcert.errors import CertificateBroken
 from lipcert.evaluation.load import LoadedRun
@@ -39,10 +41,11 @@ def audit(run: LoadedRun, settings: Settings, again: bool) -> None:
     CertificateBroken where an image within a proved radius has another label: it is saved, and its row is kept.
     """
     directory, network = run.directory, run.network
-    proofs = proved(directory)[: settings.images]
+    every = proved(directory)
+    proofs = every[: settings.images]
     check_labels(run, proofs)
     boxed = {row.index: within_box(row, network.shape) for row in proofs}
-    facts = begin(directory, settings, again, list(boxed.values()))
+    facts = begin(directory, settings, again, [within_box(row, network.shape) for row in every])
     rows = {row.index: row for row in directory.read_rows(AUDIT, AuditRow)}
     for row in filter(broken, rows.values()):
         raise CertificateBroken(
@@ -57,6 +60,7 @@ def audit(run: LoadedRun, settings: Settings, again: bool) -> None:
         directory.write_json(AUDIT_FACTS, facts)
         new = [row_of(block, place, boxed[block.claims[place].index]) for place in block.due]
         saved = save_broken(directory, block, new)  # first, so that no row is without its counter-example
+        drop_rows(directory, AUDIT, AuditRow, one_of({row.index for row in new}))
         directory.append_rows(AUDIT, new)
         hold(saved)
         rows |= {row.index: row for row in new}
@@ -102,7 +106,10 @@ def within_box(row: CertificateRow, shape: Sequence[int]) -> CertificateRow:
 
 
 def begin(directory: RunDirectory, settings: Settings, again: bool, proofs: Sequence[CertificateRow]) -> dict[str, Any]:
-    """The facts of an audit that begins or goes on. Rows of another network or of other radii are dropped.
+    """The facts of an audit that begins or goes on. Rows of another network, of other radii, or of images of which none
+    is proved any more are dropped.
+
+    proofs  of all images of which a radius is proved
 
     ValueError where there are rows that other settings made.
     """
@@ -121,7 +128,7 @@ def begin(directory: RunDirectory, settings: Settings, again: bool, proofs: Sequ
         directory,
         AUDIT,
         AuditRow,
-        lambda row: row.index in now and now[row.index] != (row.certificate, row.radius, row.radius_float32),
+        lambda row: now.get(row.index) != (row.certificate, row.radius, row.radius_float32),
     )
     return facts
 
@@ -130,15 +137,15 @@ def row_of(block: Block, place: int, proof: CertificateRow) -> AuditRow:
     """The row of one image; its distance in float64 is what the judge of attacks says of the image that was found."""
     search = block.search
     double, single = search.double, search.single
-    distance = verdict(double, place)
+    far = verdict(double, place)
     return AuditRow(
         SPLIT,
         proof.index,
         proof.norm,
         proof.certificate,
         proof.radius,
-        distance,
-        distance / proof.radius - 1,
+        far,
+        far / proof.radius - 1,
         double.attack[place],
         double.factor[place],
         proof.radius_float32,
@@ -153,7 +160,11 @@ def verdict(double: Nearest, place: int) -> float:
     if not bool(double.distance[place].isfinite()):
         return torch.inf
     at = slice(place, place + 1)
-    return float(judge(double.network, double.x[at], double.y[at], double.image[at], double.norm).distance)
+    for image in outward(double.x[at], double.image[at]):
+        far = float(judge(double.network, double.x[at], double.y[at], image, double.norm).distance)
+        if math.isfinite(far):
+            return far
+    return torch.inf
 
 
 def save_broken(
@@ -167,18 +178,19 @@ def save_broken(
             continue
         for claim, nearest in (("radius", block.search.double), ("radius_float32", block.search.single)):
             radius = getattr(row, claim)
-            distance = row.distance if claim == "radius" else row.distance_float32
-            if nearest is None or not distance <= (radius or 0.0):
+            far = row.distance if claim == "radius" else row.distance_float32
+            if nearest is None or not within(far, radius):
                 continue
             name = row.attack if claim == "radius" else row.attack_float32
+            image = steady(nearest, place, radius)
             with torch.no_grad():
-                logits = nearest.network(nearest.image[place : place + 1].to(nearest.dtype))
+                logits = nearest.network(image.to(nearest.dtype))
             values = {
                 "x": nearest.x[place].cpu().numpy(),
-                "x_adv": nearest.image[place].cpu().numpy(),
+                "x_adv": image[0].cpu().numpy(),
                 "label": int(nearest.y[place]),
                 "prediction": int(logits.argmax(1)),
-                "distance": distance,
+                "distance": float(distance(nearest.norm, image, nearest.x[place : place + 1])),
                 "radius": radius,
                 "norm": row.norm,
                 "certificate": row.certificate,
@@ -188,6 +200,21 @@ def save_broken(
             }
             files.append((counterexample.save(directory, values), values))
     return files
+
+
+def steady(nearest: Nearest, place: int, radius: float) -> Tensor:
+    """The image (1, C, H, W) that was found, or the first a little beyond it, within `radius`, that has another label
+    by itself and among copies of itself: one at the boundary may be confirmed on no other machine."""
+    at = slice(place, place + 1)
+    for counts in ((1, counterexample.COPIES), (1,)):
+        for image in outward(nearest.x[at], nearest.image[at]):
+            image = nearest.legal(image, nearest.x[at])
+            if float(distance(nearest.norm, image, nearest.x[at])) > radius:
+                break
+            copies = [image.expand(count, -1, -1, -1) for count in counts]
+            if all(bool(nearest.wrong(each, torch.full((len(each),), place)).all()) for each in copies):
+                return image
+    return nearest.image[at]
 
 
 def hold(files: Sequence[tuple[Path, dict[str, Any]]]) -> None:

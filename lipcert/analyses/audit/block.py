@@ -33,7 +33,7 @@ class Block(NamedTuple):
 
     start   the place of its first claim
     claims  all of the block
-    due     the places in the block of those that were asked for
+    due     the places in the block of those that were asked for, and of those that were done but are broken now
     search  that has ended
     facts   {seconds, cpu_seconds, attacks: {attack: {tried, found}}}
     """
@@ -73,6 +73,8 @@ def blocks(
                     shown.tell()
 
                 search = auditor.search(block, settings.seed + start, tell)
+                whole = search.whole().tolist()
+                due = [place for place in range(len(block)) if place in due or not whole[place]]
                 facts = {
                     "seconds": time.perf_counter() - wall,
                     "cpu_seconds": time.process_time() - cpu,

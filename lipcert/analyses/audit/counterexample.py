@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lipcert.attacks.judge import definite
-from lipcert.contracts import Norm
+from lipcert.contracts import Kind, Norm
 from lipcert.evaluation.load import read_network
 from lipcert.files import write_atomic
 from lipcert.frozen import Network
@@ -24,6 +24,7 @@ from lipcert.runs import counterexamples
 from lipcert.runs.counterexamples import Counterexample
 from lipcert.runs.directory import RunDirectory, is_run
 from lipcert.runs.layout import COUNTEREXAMPLES
+from lipcert.runs.results import read_results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,8 +115,25 @@ def figure(found: Counterexample) -> Figure:
     return result
 
 
-def check(file: Path, run: Path | None) -> tuple[Counterexample, Verdict]:
-    """A saved counter-example, and the verdict on it with nothing but the frozen network of its run.
+def disagreement(run: RunDirectory, found: Counterexample) -> str | None:
+    """In what a counter-example claims more than the certificates of its run do; None where in nothing, or where these
+    can't be read. Anybody can write a file: what it says of radius and label is nothing that the network knows."""
+    with contextlib.suppress(ValueError):
+        results = read_results(run)
+        for rows in (results.certificates[label] for label in results.kinds().get(Kind.PROOF, [])):
+            for row in rows:
+                same = (row.index, row.norm, row.label) == (found.index, found.norm, found.label)
+                if same and (getattr(row, found.claim) or 0.0) >= found.radius:
+                    return None
+        return (
+            f"the certificates of {run} prove no such {found.claim} of test image {found.index} with label "
+            f"{found.label} in {found.norm}: they were computed anew since, or the file is of something else"
+        )
+    return None
+
+
+def check(file: Path, run: Path | None) -> tuple[Counterexample, Verdict, str | None]:
+    """A saved counter-example, the verdict on it with nothing but the frozen network of its run, and `disagreement`.
 
     run  the run's directory; None: the one that the file lies in
 
@@ -134,4 +152,6 @@ def check(file: Path, run: Path | None) -> tuple[Counterexample, Verdict]:
         raise ValueError(
             f"`check`: {file} has images of {found.clean.shape}, the network of {run} takes {network.shape}"
         )
-    return found, judged(network, found)
+    if not 0 <= found.label < network.classes:
+        raise ValueError(f"`check`: {file} has a label that is none of the {network.classes} classes of {run}")
+    return found, judged(network, found), disagreement(RunDirectory(run), found)

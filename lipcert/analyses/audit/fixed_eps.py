@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from lipcert.analyses.audit import masking
-from lipcert.analyses.audit.analysis import hold, row_of, save_broken
+from lipcert.analyses.audit.analysis import hold, row_of, save_broken, within_box
 from lipcert.analyses.audit.block import Block, Claim, blocks
-from lipcert.analyses.audit.rows import AuditRow, FixedRow, check_facts, robust_accuracy, total
+from lipcert.analyses.audit.rows import AuditRow, FixedRow, check_facts, one_of, robust_accuracy, total, within
 from lipcert.analyses.audit.settings import Settings
 from lipcert.contracts import CertificateRow, Kind, Norm
 from lipcert.errors import CertificateBroken
@@ -30,13 +30,14 @@ def attack(run: LoadedRun, norm: Norm, eps: float, settings: Settings, again: bo
     """Attacks the first `settings.images` test images of a run whose lock is held; it goes on where it was stopped.
 
     What is left is the robust accuracy. CertificateBroken where an image lies within a radius that the run proves in
-    this norm.
+    this norm; ValueError where float32 can't hold the network.
     """
+    check_single(run)
     directory, key = run.directory, f"{norm} {eps!r}"
     settings = settings._replace(factors=(1.0,))
-    if again and directory.has(AUDIT_EPS_FACTS):
+    if again:
+        directory.forget(AUDIT_EPS)  # first: without facts, rows would count as those of these settings
         directory.forget(AUDIT_EPS_FACTS)
-        directory.forget(AUDIT_EPS)
     everything = directory.read_json(AUDIT_EPS_FACTS) if directory.has(AUDIT_EPS_FACTS) else {}
     fresh = {"settings": settings.fixed(), "network": network_hash(directory), "blocks": {}}
     facts: dict[str, Any] = everything.get(key, fresh)
@@ -46,12 +47,12 @@ def attack(run: LoadedRun, norm: Norm, eps: float, settings: Settings, again: bo
         facts = fresh
     settings.check_same(facts["settings"], f"what {directory} has of {key}")
     images = run.dataset.test
-    proofs = proofs_in(directory, norm)
+    proofs = proofs_in(directory, norm, run.network.shape)
     count = len(images) if settings.images is None else min(settings.images, len(images))
     own = {row.index: row for row in directory.read_rows(AUDIT_EPS, FixedRow) if (row.norm, row.eps) == (norm, eps)}
     for row in filter(lambda row: row.index in proofs, own.values()):
         proof = proofs[row.index]
-        if row.distance <= proof.radius or row.distance_float32 <= (proof.radius_float32 or 0.0):
+        if within(row.distance, proof.radius) or within(row.distance_float32, proof.radius_float32):
             raise CertificateBroken(
                 f"image {row.index} in {directory / AUDIT_EPS}: {row.attack} found another label within the radius "
                 f"that {proof.certificate} certified; again=true attacks anew"
@@ -61,8 +62,12 @@ def attack(run: LoadedRun, norm: Norm, eps: float, settings: Settings, again: bo
     for block in found:
         facts["blocks"][str(block.start)] = block.facts
         directory.write_json(AUDIT_EPS_FACTS, everything | {key: facts})
+        before = {place: own.get(block.claims[place].index) for place in block.due}
+        fallen = {place for place, row in before.items() if row and min(row.distance, row.distance_float32) <= eps}
+        block = block._replace(due=[place for place in block.due if place not in fallen])
         new = rows_of(block, norm, eps)
         saved = save_broken(directory, block, against(proofs, block))
+        drop_rows(directory, AUDIT_EPS, FixedRow, one_of({row.index for row in new}, norm=norm, eps=eps))
         directory.append_rows(AUDIT_EPS, new)
         hold(saved)
         own |= {row.index: row for row in new}
@@ -104,11 +109,23 @@ def attack(run: LoadedRun, norm: Norm, eps: float, settings: Settings, again: bo
     directory.write_json(AUDIT_EPS_FACTS, everything | {key: facts})
 
 
-def proofs_in(directory: RunDirectory, norm: Norm) -> dict[int, CertificateRow]:
-    """{index: the row of its largest proved radius} in a norm; {} where none is proved in it."""
+def check_single(run: LoadedRun) -> None:
+    """ValueError where float32 can't hold the network: gradient masking is looked for in both arithmetics."""
+    try:
+        run.network.to(dtype=torch.float32)
+    except ValueError as error:
+        raise ValueError(
+            f"`norm` and `eps`: float32 can't hold the network of {run.directory} ({error}), and is attacked besides; "
+            "without the two, an audit of radii is of float64 alone"
+        ) from None
+
+
+def proofs_in(directory: RunDirectory, norm: Norm, shape: Sequence[int]) -> dict[int, CertificateRow]:
+    """{index: the row of its largest proved radius} in a norm, no larger than any two images of `shape` are apart; {}
+    where none is proved in it."""
     results = read_results(directory)
     rows = provable(results.best(Kind.PROOF)) if Kind.PROOF in results.kinds() else []
-    return {row.index: row for row in rows if row.norm == norm}
+    return {row.index: within_box(row, shape) for row in rows if row.norm == norm}
 
 
 def against(proofs: Mapping[int, CertificateRow], block: Block) -> list[AuditRow | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 
@@ -66,7 +66,17 @@ class FixedRow(NamedTuple):
 
 def broken(row: AuditRow) -> bool:
     """Whether an image was found within one of the two radii."""
-    return row.distance <= row.radius or row.distance_float32 <= (row.radius_float32 or 0.0)
+    return within(row.distance, row.radius) or within(row.distance_float32, row.radius_float32)
+
+
+def within(distance: float, radius: float | None) -> bool:
+    """Whether a distance lies within a radius; a radius of 0, and none, claim nothing."""
+    return bool(radius) and distance <= (radius or 0.0)
+
+
+def one_of(indices: Collection[int], **columns: Any) -> Callable[[Any], bool]:
+    """Whether a row is of one of some images, and has these values in other columns."""
+    return lambda row: row.index in indices and all(getattr(row, key) == value for key, value in columns.items())
 
 
 def numbers(rows: Sequence[AuditRow]) -> dict[str, Any]:

@@ -69,8 +69,7 @@ class Search:
     def run(self, suite: Suite, factors: Sequence[float], near: NearestImages | None) -> None:
         """The whole search: `factors` up to 1 are inside of the radii, those above are outside."""
         every = torch.arange(len(self.x), device=self.x.device)
-        if self.single:
-            self.offer(every, self.x, ITSELF, [None] * len(every))
+        self.offer(every, self.x, ITSELF, [None] * len(every))
         if near:
             for candidate in near.candidates(self.x, self.y, self.norm):
                 self.count(every, MOVING, self.offer(every, candidate, MOVING, [None] * len(every)))
