@@ -328,6 +328,10 @@ def test_of_several_proofs_the_largest_radius_counts_and_a_proof_before_an_estim
     assert content["kind"] == "proof" and content["certificates"].keys() == rows.keys()
     assert content["certified_accuracy"]["0.3"] == numbers.certified_accuracy(best, 0.3)
     assert content["nominal_accuracy"]["0.3"] == numbers.accuracy_within(guess, 0.3)
+    for own, other in ((two, one), (one, two)):  # what is no number hides no radius
+        kept, own[0] = own[0], own[0]._replace(radius=math.nan)
+        assert results.best(Kind.PROOF)[0].radius == other[0].radius
+        own[0] = kept
     results.certificates["other"][0] = two[0]._replace(prediction=7)
     with pytest.raises(ValueError, match="disagree on image 0"):
         results.best(Kind.PROOF)

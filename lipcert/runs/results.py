@@ -68,8 +68,9 @@ class Results(NamedTuple):
                 raise ValueError(f"the certificates disagree on image {rows[0].index}: they are of different networks")
         found = []
         for rows in zip(*columns, strict=True):
-            single = max((row.radius_float32 for row in rows if row.radius_float32 is not None), default=None)
-            found.append(max(rows, key=lambda row: row.radius)._replace(radius_float32=single))
+            singles = [row.radius_float32 for row in rows if row.radius_float32 is not None]
+            single = max(singles, key=_or_none, default=None)
+            found.append(max(rows, key=lambda row: _or_none(row.radius))._replace(radius_float32=single))
         return found
 
     def own_radii(self, norm: str) -> dict[int, float]:
@@ -80,6 +81,11 @@ class Results(NamedTuple):
                 if found.get(row.index, 0.0) < row.radius < math.inf:
                     found[row.index] = row.radius
         return found
+
+
+def _or_none(radius: float) -> float:
+    """A radius as a key of max, below all others where it is not a number."""
+    return radius if radius == radius else -math.inf
 
 
 def read_facts(run: RunDirectory, name: str, split: str = "test") -> dict[str, dict[str, Any]]:
