@@ -51,6 +51,8 @@ def test_a_class_without_images_is_no_misclassification():
     verdict = net.certify(x)
     assert verdict.prediction.tolist() == [0, 2] and (verdict.radius > 0).all()
     clean = torch.from_numpy(x)
+    of_no_image = net.certify(x, np.array([1, 1]))  # the label of a class without images
+    assert (of_no_image.margin == -np.inf).all() and (of_no_image.radius == 0).all()
     assert not judge(net.network, clean, torch.tensor([0, 2]), clean, net.norm).success.any()
     found = net.attack(x, verdict.prediction, "pgd_l2", eps=0.9 * verdict.radius)
     assert not found.success.any()

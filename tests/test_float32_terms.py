@@ -132,7 +132,9 @@ def cut() -> None:
     """A cut at 0.7, which float32 rounds down: a pixel below it becomes equal to one above it."""
     network = chain((2,), [("pointwise", {"function": "clamp", "parameters": (0.0, 0.7)})], Norm.LINF)
     below = float(torch.tensor(0.7))
-    verdict = Interval(tolerance=1e-10)(network).judge(torch.tensor([[below - 2.0**-12, 1.0]]).double(), torch.tensor([1]))
+    verdict = Interval(tolerance=1e-10)(network).judge(
+        torch.tensor([[below - 2.0**-12, 1.0]]).double(), torch.tensor([1])
+    )
     tie = network.to(dtype=torch.float32)(torch.tensor([[below, 1.0]]))
     assert tie[0, 0] == tie[0, 1] and 0 < verdict.radius_float32 < 2.0**-12 < verdict.radius
 

@@ -95,8 +95,13 @@ def of_numbers(content: Mapping[str, Any]) -> Iterator[str]:
     for eps, value in found["certified_accuracy"].items():
         beside = percent(single[eps]) if single else "not claimed"
         yield f"| certified within {float(eps):g} ({content['claim']['norm']}) | {percent(value)} | {beside} |"
-    mean = found["mean_radius_float32"]
-    yield f"| mean radius | {found['mean_radius']:.5g} | {'not claimed' if mean is None else f'{mean:.5g}'} |"
+    mean, single = found["mean_radius"], found["mean_radius_float32"]
+    claimed = found["certified_accuracy_float32"] is not None
+    yield f"| mean radius | {_radius(mean)} | {_radius(single) if claimed else 'not claimed'} |"
+
+
+def _radius(mean: float | None) -> str:
+    return "unbounded" if mean is None else f"{mean:.5g}"
 
 
 def of_bound(content: Mapping[str, Any]) -> Iterator[str]:

@@ -146,8 +146,8 @@ def content_of(
             "layers": layers,
         },
         "rounding": {
-            "float64": finite(errors.tolist()),
-            "float32": float32 and finite(float32),
+            "float64": [manifest.finite(error) for error in errors.tolist()],
+            "float32": float32 and [manifest.finite(error) for error in float32],
             "layer": deployed.report().get("layer"),
             "refused": deployed.refused,
         },
@@ -175,7 +175,7 @@ def attacks(results: Results, eps: Sequence[float]) -> dict[str, Any]:
         found[label] = {
             "images": numbers.attacked_count(results.attacks, label),
             "robust_accuracy": {repr(float(e)): numbers.robust_accuracy(results.attacks, label, e) for e in at},
-            "median_distance": None if tried else finite([numbers.median_distance(results.attacks, label)])[0],
+            "median_distance": None if tried else manifest.finite(numbers.median_distance(results.attacks, label)),
         }
     return found
 
@@ -185,8 +185,3 @@ def audit(run: LoadedRun) -> dict[str, Any] | None:
     if not run.directory.has(AUDIT_FACTS):
         return None
     return {key: value for key, value in run.directory.read_json(AUDIT_FACTS).items() if key != "blocks"}
-
-
-def finite(values: Sequence[float]) -> list[float | None]:
-    """Numbers as JSON has them, null for infinity."""
-    return [value if np.isfinite(value) else None for value in values]

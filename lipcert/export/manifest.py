@@ -68,7 +68,7 @@ KEYS: dict[str, tuple[Any, str]] = {
     "numbers.clean_accuracy": (float, "fraction of test images classified rightly"),
     "numbers.certified_accuracy": (dict[str, float], "{eps: fraction with a radius of eps or more}"),
     "numbers.certified_accuracy_float32": (dict[str, float] | None, "the same with `radius_float32`"),
-    "numbers.mean_radius": (float, "mean radius, misclassified images counting 0"),
+    "numbers.mean_radius": (float | None, "mean radius, misclassified images counting 0; null where it is infinite"),
     "numbers.mean_radius_float32": (float | None, "the same of `radius_float32`"),
     "numbers.attacks": (dict[str, dict], "{attack: images, robust_accuracy by eps, median_distance}"),
     "numbers.audit": (dict | None, "what `lipcert audit` found; null where it did not run"),
@@ -102,6 +102,11 @@ def first_operations(network: Network) -> list[dict[str, Any]]:
     return found if any(isinstance(o, Affine) for o in network.operations[: len(found)]) else []
 
 
+def finite(value: float) -> float | None:
+    """A number as JSON has it, null for infinity."""
+    return value if math.isfinite(value) else None
+
+
 def _constant(constant: Tensor) -> Any:
     return constant.flatten().tolist() if constant.numel() <= 16 else f"{constant.numel()} numbers"
 
@@ -120,8 +125,8 @@ def certified(rows: Sequence[CertificateRow], eps: Sequence[float]) -> dict[str,
         "clean_accuracy": numbers.clean_accuracy(rows),
         "certified_accuracy": {repr(float(e)): numbers.certified_accuracy(rows, e) for e in eps},
         "certified_accuracy_float32": single and {repr(float(e)): numbers.certified_accuracy(single, e) for e in eps},
-        "mean_radius": numbers.mean_radius(rows),
-        "mean_radius_float32": single and numbers.mean_radius(single),
+        "mean_radius": finite(numbers.mean_radius(rows)),
+        "mean_radius_float32": finite(numbers.mean_radius(single)) if single else None,
     }
 
 
