@@ -151,7 +151,7 @@ def radius_float32(deployed: Deployed, x: Tensor, labels: Tensor, radius: Tensor
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """The label's logit minus each other one, (B, K); infinite at the label. Two logits of −∞, which are those of classes
+    """The label's logit minus each other one, (B, K); infinite at the label. Logits of −∞, which are those of classes
     without images, are equal."""
     own = logits.gather(1, labels[:, None])
     apart = torch.where((own == -torch.inf) & (logits == -torch.inf), 0.0, own - logits)
