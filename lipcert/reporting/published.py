@@ -6,13 +6,12 @@ by variant.
 """
 
 import re
-import shlex
 from collections.abc import Collection, Iterator
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 import yaml
 
@@ -52,18 +51,49 @@ class Row:
     published: dict[str, float] = field(default_factory=dict)  # by column
     uncertain: dict[str, str] = field(default_factory=dict)  # why the value of a column is not to be relied on
     at_least: list[str] = field(default_factory=list)  # columns whose value is a lower bound
+    reference: str = ""  # the row that its numbers are compared with; "": the first one that is trained
     note: str = ""
 
-    def arguments(self) -> list[str]:
-        """The row as overrides of its command."""
-        recipe = self.recipe if isinstance(self.recipe, str) else f"[{','.join(self.recipe)}]"
-        return [*([f"experiment={recipe}"] if recipe else []), *self.overrides]
+    def arguments(self, recipe: str | list = "") -> list[str]:
+        """The row as overrides of its command, by its own recipe or by `recipe`."""
+        chosen = recipe or self.recipe
+        chosen = chosen if isinstance(chosen, str) else f"[{','.join(chosen)}]"
+        return [*([f"experiment={chosen}"] if chosen else []), *self.overrides]
 
-    def shell(self, *more: str) -> str:
-        """The row as a line for the shell, with `more` overrides; a sweep where it has several seeds."""
-        seeds = [f"seed={','.join(map(str, self.seeds))}"] if self.seeds else []
-        sweep = ["-m"] if len(self.seeds) > 1 else []
-        return shlex.join(["lipcert", self.command, *sweep, *self.arguments(), *seeds, *more])
+
+@dataclass(frozen=True)
+class Claim:
+    """What a table is evidence for, and the comparison of its numbers that tests it ("": none does)."""
+
+    text: str
+    test: str = ""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a table is made smaller by, so that it can be trained on a laptop.
+
+    note       which data and networks stand for which
+    minutes    of a processor, for all of it, as measured; None: not measured
+    seeds      of every row
+    recipe     in place of the rows' own
+    overrides  added to every row
+    rows       {row: {recipe, overrides}} of those that are trained, the latter added; {}: all of them
+    keys       {column: key of summary.json}, where attacks have other settings
+    radius     in place of the rows' own
+    attacks, analyses  in place of the table's own; None: those
+    """
+
+    note: str = ""
+    minutes: float | None = None
+    seeds: list[int] = field(default_factory=list)
+    recipe: str | list = ""
+    overrides: list[str] = field(default_factory=list)
+    rows: dict[str, dict] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    radius: float | None = None
+    attacks: list[list[str]] | None = None
+    analyses: list[list[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +107,7 @@ class Table:
     columns: dict[str, Column]
     rows: dict[str, Row]
     note: str = ""
-    claims: list[str] = field(default_factory=list)  # what the table is evidence for
+    claims: list[Claim] = field(default_factory=list)
     attacks: list[list[str]] = field(default_factory=list)  # run on what is trained: overrides of `lipcert attack`
     analyses: list[list[str]] = field(default_factory=list)  # the same of `lipcert certify`
     variants: dict[str, Any] = field(default_factory=dict)
@@ -85,16 +115,7 @@ class Table:
     recipe: str | list = ""
     overrides: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
-
-    def commands(self, row: Row, directory: str, *more: str) -> Iterator[str]:
-        """The shell's lines that compute a row: its own, whose output goes to `directory`, then those on its runs."""
-        if not row.trained:
-            return
-        yield row.shell(*more, f"output_dir={directory}")
-        for run in [f"{directory}/{job}" for job in range(len(row.seeds))] if len(row.seeds) > 1 else [directory]:
-            for command, ways in (("attack", self.attacks), ("certify", self.analyses)):
-                for overrides in ways:
-                    yield shlex.join(["lipcert", command, f"run={run}", *overrides, *more])
+    laptop: Scale | None = None  # how it is trained on a laptop; None: no way is known
 
 
 def names() -> list[str]:
@@ -129,7 +150,27 @@ def read(content: Any, where: str) -> Table:
                     raise ValueError(f"{where}: `rows.{name}.published`: {column} must be a number, got {value!r}")
             if row.trained and row.command == "train" and not row.recipe:
                 raise ValueError(f"{where}: `rows.{name}.recipe` must be given, or trained: false")
-    return Table(**{**content, "columns": columns, "rows": rows})
+    claims = [Claim(**_claim(node, where)) for node in content.get("claims", [])]
+    laptop = _scale(content["laptop"], rows, columns, where) if content.get("laptop") is not None else None
+    for row in rows.values():
+        if row.reference and row.reference not in rows:
+            raise ValueError(f"{where}: `rows.{row.name}.reference` names {row.reference}, which is no row")
+    return Table(**{**content, "columns": columns, "rows": rows, "claims": claims, "laptop": laptop})
+
+
+def _claim(node: Any, where: str) -> dict[str, Any]:
+    return {"text": node} if isinstance(node, str) else _check(node, Claim, where, "claims.")
+
+
+def _scale(node: Any, rows: Collection[str], columns: Collection[str], where: str) -> Scale:
+    scale = Scale(**_check(node, Scale, where, "laptop."))
+    for key, known in (("rows", rows), ("keys", columns)):
+        if unknown := set(getattr(scale, key)) - set(known):
+            raise ValueError(f"{where}: `laptop.{key}` names {unknown.pop()}, which is none of the table's")
+    for name, change in scale.rows.items():
+        if not isinstance(change, dict) or not set(change) <= {"recipe", "overrides"}:
+            raise ValueError(f"{where}: `laptop.rows.{name}` may have recipe and overrides, got {change!r}")
+    return scale
 
 
 def _rows(content: dict[str, Any], name: str, node: Any, where: str) -> Iterator[Row]:
@@ -159,13 +200,23 @@ def _check(node: Any, form: type, where: str, path: str = "", given: Collection[
     for key, value in node.items():
         if key not in known:
             raise ValueError(f"{where}: `{path}{key}` is no key{nearest(str(key), list(known))}")
-        kind: Any = known[key].type
-        if not isinstance(value, kind if get_origin(kind) in (None, UnionType) else get_origin(kind)):
+        if not _fits(value, known[key].type):
             raise ValueError(f"{where}: `{path}{key}` is of the wrong type: {value!r}")
     for key, f in known.items():
         if key not in node and f.default is MISSING and f.default_factory is MISSING:
             raise ValueError(f"{where}: `{path}{key}` must be given")
     return node
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value of a file may stand where a field is of that type."""
+    if isinstance(kind, UnionType):
+        return any(_fits(value, one) for one in get_args(kind))
+    if is_dataclass(kind):
+        return isinstance(value, dict)
+    if kind is float:
+        return type(value) in (int, float)
+    return isinstance(value, get_origin(kind) or kind)
 
 
 def _folder() -> Path:

@@ -1,0 +1,1 @@
+"""The papers' tables, trained row by row, beside what was published."""

@@ -1,0 +1,106 @@
+"""What has to be run for a table: a job for each row and seed, at a scale."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lipcert.configuration import nearest
+from lipcert.reporting.published import Row, Scale, Table
+
+FULL, LAPTOP, SMOKE = SCALES = ("full", "laptop", "smoke")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row with a seed.
+
+    row        of the table
+    seed       None where the command takes none that counts
+    directory  of its run
+    lines      the arguments of the commands that compute it, `lipcert` left out: the first one makes the run, the
+               others add rows to it
+    """
+
+    row: Row
+    seed: int | None
+    directory: Path
+    lines: list[list[str]]
+
+    def shell(self) -> list[str]:
+        """The commands as lines for a shell."""
+        return [shlex.join(["lipcert", *line]) for line in self.lines]
+
+
+def jobs(
+    table: Table,
+    scale: str,
+    rows: Sequence[str] | None,
+    seeds: int | None,
+    output_dir: str | Path,
+    data_dir: str | None,
+    smoke: Scale | None = None,
+) -> list[Job]:
+    """The jobs of a table, in its order.
+
+    rows      names of those rows alone; None: all that are trained at that scale
+    seeds     how many, from 0 on; None: those that the table says
+    data_dir  where the data sets lie; None leaves that to the commands
+    smoke     what scale=smoke means
+
+    ValueError for an unknown row, and where the table has no such scale.
+    """
+    of = scale_of(table, scale, smoke)
+    for name in rows or ():
+        if name not in table.rows:
+            raise ValueError(f"`rows`: {table.name} has no row {name}{nearest(name, list(table.rows))}")
+    if seeds is not None and seeds < 1:
+        raise ValueError(f"`seeds`: got {seeds}, must be at least 1")
+    found = []
+    for name in table.rows if rows is None else rows:
+        row = table.rows[name]
+        if row.trained and (not of.rows or name in of.rows):
+            for seed in seeds_of(row, of, seeds):
+                found.append(_job(table, row, of, seed, Path(output_dir) / table.name / scale, data_dir))
+    return found
+
+
+def scale_of(table: Table, scale: str, smoke: Scale | None = None) -> Scale:
+    """What a scale changes in a table. ValueError where the table has no such scale."""
+    if scale == FULL:
+        return Scale()
+    if scale == SMOKE and smoke is not None:
+        return smoke
+    if scale == LAPTOP and table.laptop is not None:
+        return table.laptop
+    known = [FULL, *([LAPTOP] if table.laptop else []), SMOKE]
+    raise ValueError(f"`scale`: {table.name} has no scale {scale}: {', '.join(known)}")
+
+
+def seeds_of(row: Row, scale: Scale, seeds: int | None) -> Sequence[int | None]:
+    if row.command != "train":
+        return [None]
+    return range(seeds) if seeds is not None else scale.seeds or row.seeds or [0]
+
+
+def _job(table: Table, row: Row, scale: Scale, seed: int | None, folder: Path, data_dir: str | None) -> Job:
+    directory = folder / row.name / (f"seed={seed}" if seed is not None else "run")
+    place = [] if data_dir is None else [f"data_dir={data_dir}"]
+    ours = scale.rows.get(row.name, {})
+    first = [row.command, *row.arguments(ours.get("recipe") or scale.recipe), *scale.overrides]
+    first += [*ours.get("overrides", []), *([] if seed is None else [f"seed={seed}"]), *place]
+    lines = [[*first, f"output_dir={directory}"]]
+    if row.command == "train":
+        lines += [[command, f"run={directory}", *way, *place] for command, way in _ways(table, scale)]
+    return Job(row, seed, directory, lines)
+
+
+def _ways(table: Table, scale: Scale) -> Iterator[tuple[str, list[str]]]:
+    for command, own, other in (
+        ("attack", table.attacks, scale.attacks),
+        ("certify", table.analyses, scale.analyses),
+    ):
+        for way in own if other is None else other:
+            yield command, way
