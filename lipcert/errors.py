@@ -24,6 +24,10 @@ class RanksFailed(Exception):
     """One of several ranks of a training ended with an error, which it has printed."""
 
 
+class RowsFailed(Exception):
+    """Some rows of a table could not be computed; those that could are kept."""
+
+
 # What a bad value makes of somebody else's constructor.
 CAUSED_BY_VALUES = (ValueError, TypeError, RuntimeError, IndexError, ArithmeticError)
 
@@ -69,6 +73,6 @@ def message(error: BaseException) -> tuple[str, int] | None:
         return "out of memory: give a smaller `schedule.batch_size` or `batch_size`", 2
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'}: {error.strerror}", 2
-    if isinstance(error, ValueError | RanksFailed):
+    if isinstance(error, ValueError | RanksFailed | RowsFailed):
         return str(error), 2
     return None

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1] / "lipcert"
 LAYERS = (
     {"api", "cli"},
     {"commands"},
-    {"analyses", "export"},
+    {"analyses", "export", "reproduction"},
     {"evaluation"},
     {"training", "certificates", "reporting"},
     {"runs", "attacks", "models", "losses", "schedules", "optimizers", "datasets"},

@@ -37,7 +37,7 @@ COMMANDS = {
     "verify": "check such a folder, and prove its radii anew: lipcert verify PATH",
     "compare": "one table and one plot over runs: lipcert compare RUN RUN ...",
     "separation": "how far apart a data set's labels lie, their Lipschitz constant: lipcert separation dataset=mnist",
-    "reproduce": "a paper's table as published, and the command of each row: lipcert reproduce table=l2nnn/table5",
+    "reproduce": "a paper's table, trained row by row, beside what was published: lipcert reproduce table=l2nnn/table5",
 }
 MOST_CHARACTERS = 1000  # of a message
 

@@ -1,50 +1,93 @@
-"""`lipcert reproduce`: the papers' tables, and the commands that train their rows."""
+"""`lipcert reproduce`: the papers' tables, trained row by row, ours beside what was published."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as RichTable
 
-from lipcert.configuration import nearest
+from lipcert import files
+from lipcert.errors import RowsFailed
 from lipcert.reporting import published
+from lipcert.reproduction import claims, printing
+from lipcert.reproduction.cells import cells
+from lipcert.reproduction.jobs import Job, jobs, scale_of
+from lipcert.reproduction.measured import measure, with_quoted
+from lipcert.reproduction.running import run_jobs
 
 
 def run(
-    *, table: dict[str, Any] | None, rows: list[str] | None, output_dir: str, seed: int, data_dir: str | None
+    *,
+    table: dict[str, Any] | None,
+    scale: str,
+    rows: list[str] | None,
+    seeds: int | None,
+    print: bool,
+    output_dir: str | None,
+    seed: int,
+    data_dir: str | None,
 ) -> None:
-    """The command: lists the tables, or prints one as it was published and below it the commands of its rows.
+    """The command: lists the tables, or runs the rows of one and prints ours beside what was published.
 
     table       the content of a file of conf/table; None lists all of them
-    rows        the names of those rows whose commands are printed; None: of all
-    output_dir  where the runs of those commands go, each in <table>/<row>
-    data_dir    where the printed commands look for data sets; None leaves that to them
+    scale       full, which is the paper's, or laptop
+    rows        the names of those rows alone; None: all of them
+    seeds       how many, from 0 on; None: those that the table says
+    print       only prints the commands
+    output_dir  where the runs go, each in <table>/<scale>/<row>/seed=<seed>
+    data_dir    where data sets lie; None leaves that to the commands
 
-    ValueError for a name in `rows` that the table does not have, and where its content is not as it must be. `seed` is
-    a keyword of every command, and of no use here.
+    ValueError for a name in `rows` that the table does not have, and where its content is not as it must be;
+    RowsFailed where a row could not be computed. `seed` is a keyword of every command, and of no use here.
     """
     console = Console(width=max(120, Console().width))
     if table is None:
         list_tables(console)
         return
     chosen = published.read(table, "`table`")
-    for name in rows or ():
-        if name not in chosen.rows:
-            raise ValueError(f"`rows`: {chosen.name} has no row {name}{nearest(name, list(chosen.rows))}")
+    of, place = scale_of(chosen, scale), Path(output_dir or "outputs/reproduce")
+    due = jobs(chosen, scale, rows, seeds, place, data_dir)
+    if print:
+        show_commands(due)
+        return
+    folder = place / chosen.name / scale
+    failed = run_jobs(due, folder, _tell) if due else []
+    values = measure(chosen, of, due)
+    found = cells(chosen, values)
+    known = with_quoted(chosen, values)
+    judged = [(c.text, claims.judge(c.test, known) if c.test else claims.UNTESTED) for c in chosen.claims]
     console.print(f"{chosen.title}\n{chosen.source}, {chosen.place}", markup=False, highlight=False)
-    console.print(as_printed(chosen))
-    for line in remarks(chosen):
+    console.print(printing.for_terminal(chosen, found))
+    lines = [*remarks(chosen), *([f"At this scale: {of.note}"] if of.note else [])]
+    for line in [*lines, *printing.verdicts(chosen, found, judged)]:
         console.print(line, markup=False, highlight=False)
-    more = [] if data_dir is None else [f"data_dir={data_dir}"]
-    for name in rows or chosen.rows:
-        row = chosen.rows[name]
-        lines = list(chosen.commands(row, f"{output_dir}/{chosen.name}/{name}", *more))
-        print(f"\n# {name}: {row.title}", *(lines or ["# published only: nothing is trained for it"]), sep="\n")
+    if due:
+        folder.mkdir(parents=True, exist_ok=True)
+        page = [f"# {chosen.title}", "", f"{chosen.source}, {chosen.place}. Scale: {scale}.", ""]
+        page += [*printing.as_markdown(chosen, found), "", *lines, "", *printing.verdicts(chosen, found, judged), ""]
+        files.write_atomic(folder / "table.md", "\n".join(page))
+        files.write_atomic(folder / "table.csv", printing.as_csv(chosen, found))
+        console.print(f"written: {folder}/table.md, table.csv", markup=False, highlight=False)
+    if failed:
+        raise RowsFailed(f"{len(failed)} of {len(due)} jobs failed, first {failed[0]}; logs are in {folder / 'logs'}")
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}{os.linesep}")
+    sys.stderr.flush()
+
+
+def show_commands(due: list[Job]) -> None:
+    """Prints the commands of each job, as a shell takes them."""
+    for name, mine in groupby(due, key=lambda job: job.row.name):
+        of_row = list(mine)
+        lines = [f"# {name}: {of_row[0].row.title}", *(line for job in of_row for line in job.shell())]
+        sys.stdout.write("\n" + "\n".join(lines) + "\n")
 
 
 def list_tables(console: Console) -> None:
@@ -55,29 +98,16 @@ def list_tables(console: Console) -> None:
             trained = sum(row.trained for row in table.rows.values())
             rows = "1 row" if len(table.rows) == 1 else f"{len(table.rows)} rows"
             rows += f", {trained} of them trained" if trained < len(table.rows) else ""
-            line = f"  {table.name:<18} {table.place}. {table.title} ({rows})"
+            laptop = "" if table.laptop is None else "; scale=laptop"
+            if table.laptop is not None and table.laptop.minutes is not None:
+                laptop += f" takes {table.laptop.minutes:g} minutes of a processor"
+            line = f"  {table.name:<18} {table.place}. {table.title} ({rows}{laptop})"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print("\nOne of them, and the commands of its rows: lipcert reproduce table=NAME", highlight=False)
-
-
-def as_printed(table: published.Table) -> RichTable:
-    """The table as it was published. `?` marks a value not to be relied on, `>` one that is a lower bound."""
-    printed = RichTable(box=box.SIMPLE_HEAD)
-    printed.add_column("row", overflow="fold")
-    printed.add_column("", overflow="fold")
-    for column in table.columns.values():
-        printed.add_column(escape(column.title), justify="right")
-    for row in table.rows.values():
-        cells = []
-        for name in table.columns:
-            value = f"{row.published[name]:g}" if name in row.published else ""
-            cells.append(f"{'> ' if name in row.at_least else ''}{value}{' ?' if name in row.uncertain else ''}")
-        printed.add_row(row.name, escape(row.title), *cells)
-    return printed
+    console.print("\nOne of them, trained: lipcert reproduce table=NAME; its commands: print=true", highlight=False)
 
 
 def remarks(table: published.Table) -> Iterator[str]:
-    """What is to be said of the table: its note, those of columns and rows, uncertain values, and its claims."""
+    """What is to be said of the table: its note, those of columns and rows, uncertain values."""
     if table.note:
         yield table.note
     for column in table.columns.values():
@@ -88,5 +118,3 @@ def remarks(table: published.Table) -> Iterator[str]:
             yield f"{row.name}: {row.note}"
         for name, reason in row.uncertain.items():
             yield f"{row.name}, {table.columns[name].title}: {reason}"
-    for claim in table.claims:
-        yield f"Claim: {claim}"

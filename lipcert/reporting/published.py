@@ -17,6 +17,7 @@ import yaml
 
 from lipcert.configuration import nearest
 
+MEAN, MEDIAN = "mean", "median"
 SHARED = ("command", "recipe", "overrides", "seeds")  # keys of a row that may stand before the rows
 BY_VARIANT = ("published", "uncertain")
 
@@ -115,6 +116,7 @@ class Table:
     recipe: str | list = ""
     overrides: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
+    statistic: str = MEAN  # over seeds, or median: what the paper prints
     laptop: Scale | None = None  # how it is trained on a laptop; None: no way is known
 
 
@@ -134,6 +136,8 @@ def load(name: str) -> Table:
 def read(content: Any, where: str) -> Table:
     """The table that the content of a file says. Raises ValueError naming the file (`where`) and the key in error."""
     _check(content, Table, where)
+    if content.get("statistic", MEAN) not in (MEAN, MEDIAN):
+        raise ValueError(f"{where}: `statistic` must be mean or median, got {content['statistic']!r}")
     columns, rows = {}, {}
     for name, node in content["columns"].items():
         columns[name] = Column(**_check(node, Column, where, f"columns.{name}."))

@@ -72,11 +72,11 @@ def _verdict(
     if ours is None:
         return UNMEASURED if row.trained else QUOTED
     unit = table.columns[column].unit
-    if abs(ours.mean - due) <= NEAR[unit] * (1 if unit == "percent" else abs(due)):
+    if abs(ours.number - due) <= NEAR[unit] * (1 if unit == "percent" else abs(due)):
         return WITHIN
     other = reference(table, row)
     theirs = None if other is None else other.published.get(column)
     measured = None if other is None else values.get(other.name, {}).get(column)
     if theirs is None or measured is None or theirs == due:
         return OTHER
-    return RIGHT if (due > theirs) == (ours.mean > measured.mean) else WRONG
+    return RIGHT if (due > theirs) == (ours.number > measured.number) else WRONG

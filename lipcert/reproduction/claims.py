@@ -76,13 +76,13 @@ def _comparison(of: tuple[ast.expr, int, ast.expr], values: Mapping[str, Mapping
 
 
 def _evaluate(node: ast.expr, values: Mapping[str, Mapping[str, Value]]) -> Number:
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
         return Number(float(node.value), 0.0)
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         value = values.get(node.value.id, {}).get(node.attr)
         if value is None:
             raise Unmeasured
-        return Number(value.mean, value.error)
+        return Number(value.number, value.error)
     if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
         return ARITHMETIC[type(node.op)](_evaluate(node.left, values), _evaluate(node.right, values))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CHOICES and node.args:
@@ -123,9 +123,7 @@ def _wrong(test: str) -> ValueError:
     return ValueError(f"{test!r} is no comparison of numbers as ROW.COLUMN")
 
 
-ARITHMETIC.update(
-    {ast.Add: _sum, ast.Sub: lambda a, b: _sum(a, b, -1), ast.Mult: _product, ast.Div: _quotient}
-)
+ARITHMETIC.update({ast.Add: _sum, ast.Sub: lambda a, b: _sum(a, b, -1), ast.Mult: _product, ast.Div: _quotient})
 CHOICES: dict[str, Callable[[list[Number]], Number]] = {
     "min": lambda numbers: min(numbers, key=operator.attrgetter("mean")),
     "max": lambda numbers: max(numbers, key=operator.attrgetter("mean")),

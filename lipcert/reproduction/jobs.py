@@ -10,7 +10,7 @@ from pathlib import Path
 from lipcert.configuration import nearest
 from lipcert.reporting.published import Row, Scale, Table
 
-FULL, LAPTOP, SMOKE = SCALES = ("full", "laptop", "smoke")
+FULL, LAPTOP = SCALES = ("full", "laptop")
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,16 @@ def jobs(
     seeds: int | None,
     output_dir: str | Path,
     data_dir: str | None,
-    smoke: Scale | None = None,
 ) -> list[Job]:
     """The jobs of a table, in its order.
 
     rows      names of those rows alone; None: all that are trained at that scale
     seeds     how many, from 0 on; None: those that the table says
     data_dir  where the data sets lie; None leaves that to the commands
-    smoke     what scale=smoke means
 
     ValueError for an unknown row, and where the table has no such scale.
     """
-    of = scale_of(table, scale, smoke)
+    of = scale_of(table, scale)
     for name in rows or ():
         if name not in table.rows:
             raise ValueError(f"`rows`: {table.name} has no row {name}{nearest(name, list(table.rows))}")
@@ -67,16 +65,15 @@ def jobs(
     return found
 
 
-def scale_of(table: Table, scale: str, smoke: Scale | None = None) -> Scale:
+def scale_of(table: Table, scale: str) -> Scale:
     """What a scale changes in a table. ValueError where the table has no such scale."""
     if scale == FULL:
         return Scale()
-    if scale == SMOKE and smoke is not None:
-        return smoke
     if scale == LAPTOP and table.laptop is not None:
         return table.laptop
-    known = [FULL, *([LAPTOP] if table.laptop else []), SMOKE]
-    raise ValueError(f"`scale`: {table.name} has no scale {scale}: {', '.join(known)}")
+    if scale in SCALES:
+        raise ValueError(f"`scale`: nobody has said how {table.name} is trained on a laptop; scale=full is the paper's")
+    raise ValueError(f"`scale` must be one of {', '.join(SCALES)}, got {scale!r}")
 
 
 def seeds_of(row: Row, scale: Scale, seeds: int | None) -> Sequence[int | None]:

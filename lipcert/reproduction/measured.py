@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lipcert.reporting.published import Column, Row, Scale, Table
+from lipcert.reporting.published import MEDIAN, Column, Row, Scale, Table
 from lipcert.reproduction.jobs import Job
 from lipcert.runs.directory import RunDirectory, is_run
 from lipcert.runs.find import is_finished
@@ -17,14 +17,14 @@ from lipcert.runs.layout import SUMMARY
 class Value(NamedTuple):
     """A number over seeds, in the unit of its column.
 
-    mean    over the runs
+    number  the mean over the runs, or their median where the table prints that
     spread  standard deviation over the runs; None with one run
     runs    how many
-    error   standard error of the mean: from the seeds where there are several, and of a fraction of images at least
-            what so many images leave open; None where neither is known
+    error   standard error of a mean over so many runs, and of a fraction of images at least what so many images leave
+            open; None where neither is known, 0 for what was published
     """
 
-    mean: float
+    number: float
     spread: float | None
     runs: int
     error: float | None
@@ -47,8 +47,18 @@ def _row(table: Table, scale: Scale, row: Row, summaries: Sequence[Mapping[str, 
         known = [_shown(number, column) for number in numbers if number is not None]
         if known:
             images = min(_images(summary, key or "") for summary in summaries)
-            values[name] = _over_runs(known, column, images)
+            values[name] = _over_runs(known, column, images, table.statistic)
     return values
+
+
+def with_quoted(table: Table, values: Mapping[str, Mapping[str, Value]]) -> dict[str, Mapping[str, Value]]:
+    """The values, and those of rows that nobody trains here as they were published."""
+    quoted = {
+        row.name: {column: Value(number, None, 0, 0.0) for column, number in row.published.items()}
+        for row in table.rows.values()
+        if not row.trained
+    }
+    return {**quoted, **values}
 
 
 def _at(summary: Mapping[str, Any], key: str, radius: float | None) -> float | None:
@@ -71,11 +81,11 @@ def _images(summary: Mapping[str, Any], key: str) -> int:
     return int(attacked.get(label, 0) if label else summary.get("test_images", 0))
 
 
-def _over_runs(numbers: Sequence[float], column: Column, images: int) -> Value:
-    mean, several = statistics.fmean(numbers), len(numbers) > 1
-    spread = statistics.stdev(numbers) if several else None
+def _over_runs(numbers: Sequence[float], column: Column, images: int, statistic: str) -> Value:
+    number = statistics.median(numbers) if statistic == MEDIAN else statistics.fmean(numbers)
+    spread = statistics.stdev(numbers) if len(numbers) > 1 else None
     errors = [] if spread is None else [spread / math.sqrt(len(numbers))]
     if column.unit == "percent" and images:
-        share = min(max(mean / 100, 1 / (images + 1)), images / (images + 1))  # none of so many may still be some
+        share = min(max(number / 100, 1 / (images + 1)), images / (images + 1))  # none of so many may still be some
         errors.append(100 * math.sqrt(share * (1 - share) / images))
-    return Value(mean, spread, len(numbers), max(errors, default=None))
+    return Value(number, spread, len(numbers), max(errors, default=None))

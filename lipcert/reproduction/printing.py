@@ -28,7 +28,7 @@ def ours(value: Value | None, column: Column) -> str:
     if value is None:
         return ""
     digits = 2 if column.unit == "percent" else 4
-    shown = f"{value.mean:.{digits}f}" if column.unit == "percent" else f"{value.mean:.{digits}g}"
+    shown = f"{value.number:.{digits}f}" if column.unit == "percent" else f"{value.number:.{digits}g}"
     return shown if value.spread is None else f"{shown} ± {value.spread:.2g}"
 
 
@@ -50,7 +50,9 @@ def _both(table: Table, row: Row, name: str, found: Cells) -> str:
     if cell is None or cell.ours is None:
         return due
     mark = MARKS[cell.verdict]
-    return f"[bold]{ours(cell.ours, table.columns[name])}[/bold]{f' {mark}' if mark else ''}" + (f"\n({due})" if due else "")
+    return f"[bold]{ours(cell.ours, table.columns[name])}[/bold]{f' {mark}' if mark else ''}" + (
+        f"\n({due})" if due else ""
+    )
 
 
 def verdicts(table: Table, found: Cells, claims: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -76,7 +78,9 @@ def as_markdown(table: Table, found: Cells) -> Iterator[str]:
                 cells.append(f"({due})" if due else "")
             else:
                 mark = MARKS[cell.verdict]
-                cells.append(" ".join(x for x in (f"**{ours(cell.ours, column)}**", mark, f"({due})" if due else "") if x))
+                cells.append(
+                    " ".join(x for x in (f"**{ours(cell.ours, column)}**", mark, f"({due})" if due else "") if x)
+                )
         yield f"| {row.title} | {' | '.join(cells)} |".replace("  ", " ")
 
 
@@ -88,7 +92,10 @@ def as_csv(table: Table, found: Cells) -> str:
     for row, mine in found.items():
         for column, cell in mine.items():
             value = cell.ours or Value(float("nan"), None, 0, None)
-            numbers = ["" if cell.ours is None else repr(value.mean), *map(_text, (value.spread, value.runs, value.error))]
+            numbers = [
+                "" if cell.ours is None else repr(value.number),
+                *map(_text, (value.spread, value.runs, value.error)),
+            ]
             writer.writerow([row, column, _text(cell.published), *numbers, cell.verdict])
     return out.getvalue()
 
