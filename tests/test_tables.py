@@ -2,7 +2,6 @@
 
 import copy
 import re
-import shlex
 
 import pytest
 import yaml
@@ -13,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from lipcert.commands import reproduce
 from lipcert.configuration import build, plain
 from lipcert.reporting import published
+from lipcert.reproduction.jobs import jobs
 
 NAMES = published.names()
 TABLES = {name: published.load(name) for name in NAMES}
@@ -40,7 +40,7 @@ def test_every_table_of_the_papers_is_there():
 def test_a_table_says_where_it_is_from_and_each_column_where_its_number_is(name):
     table = TABLES[name]
     assert table.name == name and table.title and table.source and table.place
-    assert all(claim.endswith(".") for claim in table.claims)
+    assert all(claim.text.endswith(".") for claim in table.claims)
     for column in table.columns.values():
         fraction = column.key and re.match(r"(clean|certified|robust)_accuracy", column.key)
         assert (column.unit == "percent") == bool(fraction) or column.key is None
@@ -55,9 +55,9 @@ def test_a_table_says_where_it_is_from_and_each_column_where_its_number_is(name)
 def test_a_row_composes_builds_and_is_what_its_command_says(table, name):
     config = row(table, name)
     built(config)
-    command = shlex.split(TABLES[table].rows[name].shell())
-    words = [word for word in command[2:] if word != "-m" and not word.startswith("seed=")]
-    assert command[:2] == ["lipcert", "train"] and composed(*words) == config
+    lines = jobs(TABLES[table], "full", [name], 1, "out", None)[0].lines
+    words = [word for word in lines[0][1:] if not word.startswith(("seed=", "output_dir="))]
+    assert lines[0][0] == "train" and composed(*words) == config
     labels = {build(config["attack"]).label} if "_target_" in config["attack"] else set()
     for overrides in TABLES[table].attacks:
         labels.add(build(composed(*overrides)["attack"]).label)
@@ -111,23 +111,23 @@ def test_ablations_change_one_thing():
     assert average == {"model.average_shortcut": True, "loss.c": 0.1, "schedule.c.end": 0.1}
 
 
-def test_rows_with_seeds_are_a_sweep_and_attacks_run_on_each_of_its_jobs():
-    table = TABLES["l2nnn/table1"]
-    train, *attacks = table.commands(table.rows["model3"], "out", "data_dir=a b")
-    assert train == "lipcert train experiment=l2nnn/mnist attack.images=null 'data_dir=a b' output_dir=out"
+def test_a_row_has_a_job_for_each_seed_and_attacks_run_on_each():
+    def lines(table: str, row: str, **options) -> list[list[str]]:
+        given = {"seeds": None, "data_dir": None, **options}
+        found = jobs(TABLES[table], "full", [row], given["seeds"], "out", given["data_dir"])
+        return [job.shell() for job in found]
+
+    ((train, *attacks),) = lines("l2nnn/table1", "model3", data_dir="a b")
+    run = "out/l2nnn/table1/full/model3/seed=0"
+    assert train == (f"lipcert train experiment=l2nnn/mnist attack.images=null seed=0 'data_dir=a b' output_dir={run}")
     assert attacks[0] == (
-        "lipcert attack run=out attack=carlini_wagner_l2 attack.steps=100 attack.images=null 'data_dir=a b'"
+        f"lipcert attack run={run} attack=carlini_wagner_l2 attack.steps=100 attack.images=null 'data_dir=a b'"
     )
     assert len(attacks) == 4
-    assert " -m " in TABLES["linf_dist/table1"].rows["mnist_net"].shell()
-    assert TABLES["iclr2022/results"].rows["mnist_0_3"].shell().endswith("seed=2021")
-    swept = copy.deepcopy(table.rows["model3"])
-    swept.seeds.extend([1, 2])
-    runs = [shlex.split(line)[2] for line in list(table.commands(swept, "out"))[1:]]
-    assert sorted(set(runs)) == ["run=out/0", "run=out/1"] and len(runs) == 8
-    separation = TABLES["tulip/table2"].rows["mnist"]
-    assert list(TABLES["tulip/table2"].commands(separation, "out")) == [
-        "lipcert separation dataset=mnist output_dir=out"
+    assert len(lines("linf_dist/table1", "mnist_net")) == 8 and len(lines("l2nnn/table1", "model3", seeds=3)) == 3
+    assert " seed=2021 " in lines("iclr2022/results", "mnist_0_3")[0][0]
+    assert lines("tulip/table2", "mnist") == [
+        ["lipcert separation dataset=mnist output_dir=out/tulip/table2/full/mnist/run"]
     ]
 
 
@@ -136,6 +136,15 @@ BROKEN = [
     (lambda t: t.pop("title"), "`title` must be given"),
     (lambda t: t.update(titel="x"), "`titel` is no key; did you mean `title`?"),
     (lambda t: t.update(claims="one"), "`claims` is of the wrong type: 'one'"),
+    (lambda t: t.update(claims=[{"text": "x", "tests": "y"}]), "`claims.tests` is no key; did you mean `test`?"),
+    (lambda t: t.update(statistic="mode"), "`statistic` must be mean or median, got 'mode'"),
+    (lambda t: t.update(laptop={"minute": 3}), "`laptop.minute` is no key; did you mean `minutes`?"),
+    (lambda t: t.update(laptop={"rows": {"rnd0": {}}}), "`laptop.rows` names rnd0, which is none of the table's"),
+    (
+        lambda t: t.update(laptop={"rows": {"rand0_wd": {"x": 1}}}),
+        "`laptop.rows.rand0_wd` may have recipe and",
+    ),
+    (lambda t: t["rows"]["rand0"].update(reference="x"), "reference` names x, which is no row"),
     (lambda t: t["columns"]["accuracy"].update(unit="points"), "`columns.accuracy.unit` must be percent or number"),
     (lambda t: t["columns"].update(other="x"), "`columns.other` must be a mapping, got 'x'"),
     (lambda t: t["rows"]["rand0"]["published"].update(wdd={}), "`rows.rand0.published` names wdd, which is no variant"),
@@ -173,15 +182,23 @@ def reproduced(capsys, *overrides: str) -> str:
 def test_the_command_lists_all_tables_or_prints_one_with_its_rows_commands(capsys):
     listed = reproduced(capsys)
     assert all(name in listed and TABLES[name].title in listed for name in NAMES)
-    told = reproduced(capsys, "table=tulip/table5", "rows=[resnext_tanh,allcnn_l2]", "data_dir=data", "output_dir=out")
-    assert "21.05 ?" in told and "53.85" in told and "# resnext_tanh: ResNeXt34" in told
-    commands = [line for line in told.splitlines() if line.startswith("lipcert ")]
+    told = reproduced(
+        capsys,
+        "table=tulip/table5",
+        "rows=[resnext_tanh,allcnn_l2]",
+        "data_dir=data",
+        "output_dir=out",
+        "seeds=1",
+        "print=true",
+    )
+    assert "# resnext_tanh: ResNeXt34" in told
+    commands = [line for line in told.splitlines() if line.startswith("lipcert train ")]
     assert [line.split()[-1] for line in commands] == [
-        "output_dir=out/tulip/table5/resnext_tanh",
-        "output_dir=out/tulip/table5/allcnn_l2",
+        "output_dir=out/tulip/table5/full/resnext_tanh/seed=0",
+        "output_dir=out/tulip/table5/full/allcnn_l2/seed=0",
     ]
-    assert "published only" in reproduced(capsys, "table=l2nnn/figure3")
-    assert "> 0.08" in reproduced(capsys, "table=lmt/svhn")
+    shown = reproduced(capsys, "table=lmt/mnist", "rows=[kolter_wong]")
+    assert "> 94" in shown and "Claim: Ratio (iii) is larger" in shown and "[not measured]" in shown
     with pytest.raises(ValueError, match="`rows`: lmt/mnist has no row navie; did you mean `naive`?"):
         reproduced(capsys, "table=lmt/mnist", "rows=[navie]")
 
