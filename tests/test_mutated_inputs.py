@@ -374,7 +374,7 @@ LINES = {
     "attack": ("run=run", "attack=pgd_l2", "attack.images=3", "attack.steps=2"),
     "compare": ("run", "output_dir=out"),
     "separation": ("dataset.subset=40", "output_dir=out"),
-    "reproduce": (),
+    "reproduce": ("print=true",),
     "audit": AUDIT[1:],
     "export": EXPORT[1:],
     "verify": ("folder=exported",),
