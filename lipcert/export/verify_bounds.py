@@ -51,8 +51,10 @@ class Bounds:
         self.functionals: dict[tuple[int, ...], Functional] = {}
         if network.norm is Norm.LINF:
             for operation in network.operations:
-                found = moved(operation, *(self.entries[i] for i in operation.inputs))
-                self.entries.append((found * UP).clamp_min(LEAST).nan_to_num(math.inf, math.inf))
+                before = [self.entries[i] for i in operation.inputs]
+                found = (moved(operation, *before) * UP).clamp_min(LEAST).nan_to_num(math.inf, math.inf)
+                still = moved(operation, *((entries > 0).double() for entries in before)) == 0  # whatever underflows
+                self.entries.append(found.masked_fill(still, 0.0))
 
     def constant(self, value: int) -> float:
         """How far a value moves as one vector."""
@@ -125,7 +127,8 @@ class Bounds:
             self.passed[key] = self._passed({value: seen.double()})
         passed = self.passed[key]
         forms = {v: replace(found, root=length * found.root * UP) for v, found in passed.items() if v < value}
-        return Functional(sizes, max(length * passed[0].root * UP, LEAST), forms)
+        least = LEAST if length and passed[0].root else 0.0  # it moves, or nothing that it reads does
+        return Functional(sizes, max(length * passed[0].root * UP, least), forms)
 
 
 def moved(operation: Operation, *errors: Tensor) -> Tensor:
@@ -133,14 +136,20 @@ def moved(operation: Operation, *errors: Tensor) -> Tensor:
     operations, and tighter where a value moves by no more than a length."""
     (x, *_), kind = errors, operation.kind
     if kind == "nearest_neighbour" or (kind == "distance" and operation.p == 2):  # type: ignore[attr-defined]
-        length = torch.linalg.vector_norm(x.flatten(1), dim=1, keepdim=True)
+        length = torch.linalg.vector_norm(x.flatten(1), dim=1, keepdim=True) + _little(x.flatten(1).amax(1, True))
         return length.expand(-1, *operation.shape) * (1 + 2e-16 * (x[0].numel() + 8))
     if kind == "norm_pool":
-        return operation._mean(x * x).sqrt() * (1 + 1e-12) + 1e-150  # type: ignore[attr-defined]
+        seen = operation._mean((x > 0).double())  # type: ignore[attr-defined]
+        return operation._mean(x * x).sqrt() * (1 + 1e-12) + _little(seen)  # type: ignore[attr-defined]
     if kind == "subtract_mean":
         share = 2 / operation._entries()  # type: ignore[attr-defined]
         return ((1 - share) * x + operation._mean(x)) * (1 + 1e-12)  # type: ignore[attr-defined]
     return operation.moved(*errors)
+
+
+def _little(x: Tensor) -> Tensor:
+    """What is added to the root of a sum of squares, as these may underflow; 0 where all of them are 0."""
+    return (x > 0).double() * 1e-150
 
 
 def linear_part(operation: Operation) -> tuple[Any, Any] | None:

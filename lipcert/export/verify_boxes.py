@@ -51,6 +51,8 @@ def box(operation: Any, arithmetic: Arithmetic, boxes: list[Box]) -> Box:
     elif isinstance(operation, Affine):
         ends = operation.evaluate(*lows), operation.evaluate(*highs)
         low, high = torch.minimum(*ends), torch.maximum(*ends)
+    elif (found := _turning(operation, *boxes[0])) is not None:
+        low, high = found
     elif getattr(operation, "p", None) == math.inf:
         nearest, low_, high_ = _nearest(operation, *boxes[0]), operation.evaluate(*lows), operation.evaluate(*highs)
         low, high = nearest, torch.maximum(low_, high_)
@@ -71,6 +73,25 @@ def _increases(operation: Operation) -> bool:
         return False
     function, parameters = FUNCTIONS[operation.function], operation.parameters  # type: ignore[attr-defined]
     return not function.periodic and not function.turns(*parameters)
+
+
+def _turning(operation: Any, low: Tensor, high: Tensor) -> Box | None:
+    """The box of an operation whose entries rise or fall between a few turning points; None for another one."""
+    kind, ends = operation.kind, (low, high)
+    if kind == "two_sided":  # the first half rises, the second falls
+        (a, b), (c, d) = (operation.evaluate(end).chunk(2, operation.axis + 1) for end in ends)
+        return torch.cat((a, d), operation.axis + 1), torch.cat((c, b), operation.axis + 1)
+    if kind == "norm_pool":
+        nearest, farthest = torch.maximum(low, -high).clamp_min(0), torch.maximum(low.abs(), high.abs())
+        return operation.evaluate(nearest), operation.evaluate(farthest)
+    if kind == "leaky_relu":
+        turns: tuple[float, ...] = (0.0,)
+    elif kind == "pointwise" and not FUNCTIONS[operation.function].periodic:
+        turns = FUNCTIONS[operation.function].turns(*operation.parameters)
+    else:
+        return None
+    values = [operation.evaluate(x) for x in (*ends, *(torch.full_like(low, t).clamp(low, high) for t in turns))]
+    return torch.stack(values).amin(0), torch.stack(values).amax(0)
 
 
 def _nearest(operation: Any, low: Tensor, high: Tensor) -> Tensor:

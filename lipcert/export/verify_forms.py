@@ -117,6 +117,7 @@ class Forms:
 
     def _along_axis(self, operation: Any, value: int, weights: Tensor, shapes: list) -> list[Tensor]:
         square = self._square(value, 0, _ones(len(operation.matrix)), lambda r: operation.matrix[None])
+        square = square * bool(operation.matrix.any())
         return [(square * weights.amax(operation.axis, keepdim=True)).expand(shapes[0])]
 
     def _convolution(self, operation: Any, value: int, weights: Tensor, shapes: list) -> list[Tensor]:
@@ -146,6 +147,7 @@ class Forms:
         if not 0 < float(most) < math.inf:
             return most
         share = (rows / most * 2.0**42).ceil() / 2.0**42  # so that rounding errors do not make norms of their own
+        share = share.where(rows <= 0, share.clamp_min(2.0**-42))  # a ratio that underflowed is none of 0
         key = (value, group, share.numpy().tobytes())
         if key not in self.norms:
             map_ = scaled(share.sqrt())
@@ -210,9 +212,10 @@ class Forms:
 
     def _recurrent(self, operation: Any, value: int, weights: Tensor, shapes: list) -> list[Tensor]:
         """One step makes input and state move at most ‖W‖·√(cos² + sin²) times as far, or leaves them."""
-        turn = float(operation.cos.square() + operation.sin.square()) * UP
-        step = float(self._square(value, 0, _ones(len(operation.weight)), lambda r: operation.weight[None])) * turn
-        return [(weights.max() * max(1.0, step) ** (operation.shape[0] - 1) * UP).expand(shapes[0])]
+        square = self._square(value, 0, _ones(len(operation.weight)), lambda r: operation.weight[None])
+        step = float(_times(square, _square(operation.cos) + _square(operation.sin)))
+        gain = math.prod([max(1.0, step * UP)] * (operation.shape[0] - 1))  # a power would raise where it overflows
+        return [(weights.max() * gain * UP).expand(shapes[0])]
 
     # ---- operations on several values
 

@@ -24,7 +24,7 @@ def matrix_norm(matrices: Tensor) -> float:
     most = float(matrices.abs().max())
     if most == 0 or not math.isfinite(most):
         return most if most == 0 else math.inf
-    scale = 2.0 ** math.frexp(most)[1]
+    scale = _scale(most)
     return math.sqrt(_largest_square(matrices / scale, 0.0)) * scale * (1 + 4 * UNIT)
 
 
@@ -37,7 +37,7 @@ def convolution_norm(weight: Tensor, size: tuple[int, ...], geometry: Geometry) 
     most = float(weight.abs().max())
     if most == 0 or not math.isfinite(most):
         return most if most == 0 else math.inf
-    scale = 2.0 ** math.frexp(most)[1]
+    scale = _scale(most)
     weight, lies_on = weight / scale, _positions(size, weight.shape[2:], geometry)
     windows = math.prod(int(torch.bincount(at[at >= 0], minlength=1).max()) for at in lies_on)
     squares = [_largest_square(weight.flatten(1)[None], 0.0) * windows]
@@ -134,6 +134,11 @@ def _raised(grams: Tensor, lost: Tensor, known: float) -> float:
             known += float((lost + 2 * spare.clamp_min(_rounds(grams) * (m + 2) * UNIT * 1e-3 * known)).max())
             some *= 2
     return known
+
+
+def _scale(most: float) -> float:
+    """A power of two, near `most` > 0."""
+    return 2.0 ** min(math.frexp(most)[1], 1023)
 
 
 def _rounds(matrices: Tensor) -> int:

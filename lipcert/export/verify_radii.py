@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lipcert.contracts import CertificateRow, Norm
 from lipcert.errors import NotConfirmed
-from lipcert.export.verify_bounds import Bounds, Functional
+from lipcert.export.verify_bounds import Bounds
 from lipcert.export.verify_boxes import least_margins
 from lipcert.export.verify_errors import Errors
 from lipcert.frozen import Network
@@ -44,18 +45,25 @@ class Judge:
             self.stated = torch.tensor([math.inf if e is None else e for e in stated], dtype=torch.float64)
         self.margin = self.ratio = 0.0
         self.differences: dict[str, list[float]] = {"radius": [], "radius_float32": []}
-        self.boxed = dict.fromkeys(self.differences, 0)
+        self.boxed, self.unbounded = dict.fromkeys(self.differences, 0), dict.fromkeys(self.differences, 0)
 
     @functools.cached_property
-    def bounded(self) -> bool:
-        """Whether nothing can overflow in float32, for any image in [0, 1]."""
+    def everywhere(self) -> Errors | None:
+        """The errors of float32 for all images in [0, 1], a batch of one; None where there is no network in float32."""
         if self.in_float32 is None or self.rounded is None:
-            return False
+            return None
         half = torch.full((1, *self.network.shape), 0.5, dtype=torch.float64)
         values = self.rounded.values(half)
         reach = half.flatten(1).amax(1) * ones(self.network.shape, self.network.norm)
         here = Errors(self.in_float32, FLOAT64, values, torch.zeros_like(reach))
-        return not bool((here.overflows | Errors(self.in_float32, FLOAT32, values, reach, here).overflows).any())
+        found = Errors(self.in_float32, FLOAT32, values, reach, here)
+        found.overflows |= here.overflows
+        return found
+
+    @property
+    def bounded(self) -> bool:
+        """Whether nothing can overflow in float32, for any image in [0, 1]."""
+        return self.everywhere is not None and not bool(self.everywhere.overflows.any())
 
     @property
     def batch_size(self) -> int:
@@ -68,7 +76,7 @@ class Judge:
         errors = Errors(self.bounds, FLOAT64, values, zero)
         self._check_answers(logits, labels, rows)
         claimed = torch.tensor([row.radius for row in rows], dtype=torch.float64)
-        proved = radii(self.bounds, logits, labels, errors.of)
+        proved = radii(self.bounds, logits, labels, [[errors]])
         self._confirm("radius", self.network, FLOAT64, x, labels, claimed, proved, rows)
         if all(row.radius_float32 is None for row in rows):
             return
@@ -77,39 +85,51 @@ class Judge:
         if self.in_float32 is not None and self.rounded is not None and bool((claimed > 0).any()):
             values = self.rounded.values(x)
             here = Errors(self.in_float32, FLOAT64, values, zero)
-            there = Errors(self.in_float32, FLOAT32, values, claimed.clamp(max=1e30), here)
-            proved = radii(self.in_float32, values[-1], labels, lambda f: here.of(f) + there.of(f))
+            reach = claimed.clamp(max=ones(self.network.shape, self.network.norm))  # no two images are farther apart
+            there = Errors(self.in_float32, FLOAT32, values, reach, here)
+            proved = radii(self.in_float32, values[-1], labels, [[here], self.choice(there)])
             self._check_float32(x, values[-1], here)
         self._confirm("radius_float32", self.rounded or self.network, FLOAT32, x, labels, claimed, proved, rows)
+
+    def choice(self, there: Errors) -> list[Errors]:
+        """Errors of float32 that hold for the images: those near them, and those of all images, unless the latter hold
+        around another image alone (see `Operation.rounded_near`)."""
+        elsewhere = self.network.operations[-1].kind == "nearest_neighbour"
+        return [there] if elsewhere or self.everywhere is None else [there, self.everywhere]
 
     def table(self) -> list[tuple[str, str]]:
         """What was found of all images."""
         found = [("largest difference of a margin", f"{self.margin:.2g}")]
         for name, differences in self.differences.items():
-            if differences or self.boxed[name]:
-                said = [f"{len(differences) + self.boxed[name]:,} confirmed"]
+            if count := len(differences) + self.boxed[name] + self.unbounded[name]:
+                said = [f"{count:,} confirmed"]
                 if differences:
                     low, high = min(differences), max(differences)
                     said.append(f"proved here / stated - 1: {low:.2g} to {high:.2g}")
-                if self.boxed[name]:
-                    said.append(f"{self.boxed[name]:,} by boxes")
+                for how, some in (("by boxes", self.boxed[name]), ("unbounded", self.unbounded[name])):
+                    said += [f"{some:,} {how}"] if some else []
                 found.append((name, "; ".join(said)))
         if self.ratio:
             found.append(("float32 logits / stated error", f"at most {self.ratio:.2g}"))
         return found
 
     def _check_answers(self, logits: Tensor, labels: Tensor, rows: Sequence[CertificateRow]) -> None:
+        for row, label in zip(rows, labels.tolist(), strict=True):
+            if row.label != label:
+                where = f"certificates.csv: image {row.index}"
+                raise ValueError(f"{where} has the label {row.label}, and the image has the label {label}")
         others = logits.scatter(1, labels[:, None], -math.inf).amax(1)
         margins = logits.gather(1, labels[:, None])[:, 0] - others
         size = logits.abs().where(logits.isfinite(), 0.0).amax(1)
         for k, row in enumerate(rows):
             where = f"certificates.csv: image {row.index}"
-            if row.label != int(labels[k]):
-                raise ValueError(f"{where} has the label {row.label}, and the image has the label {int(labels[k])}")
             answer = int(logits[k].argmax())
             if not float(logits[k, row.prediction]) >= float(logits[k].max()) - LEAST * min(1.0, float(size[k])):
                 raise ValueError(f"{where} has the prediction {row.prediction}, and the network says {answer}")
             difference = abs(row.margin - float(margins[k])) / (float(size[k]) or 1.0)
+            of_no_images = float(logits[k, row.label]) == -math.inf and not math.isfinite(row.margin)
+            if of_no_images or row.margin == float(margins[k]):  # these may be infinite
+                difference = 0.0
             if not difference <= TOLERANCE:
                 raise ValueError(f"{where} has the margin {row.margin!r}, and the network says {float(margins[k])!r}")
             self.margin = max(self.margin, difference)
@@ -141,8 +161,9 @@ class Judge:
     ) -> None:
         enough = proved >= claimed * (1 - TOLERANCE) - LEAST
         some = claimed > 0
-        finite = enough & some & claimed.isfinite() & proved.isfinite()
+        finite = enough & some & claimed.isfinite()
         self.differences[name] += (proved[finite] / claimed[finite] - 1).tolist()
+        self.unbounded[name] += int((enough & claimed.isinf()).sum())
         left = (~enough & some).nonzero()[:, 0]
         if len(left) and network.norm is Norm.LINF:
             found = self._by_boxes(network, arithmetic, x[left], labels[left], claimed[left], proved[left])
@@ -178,9 +199,11 @@ class Judge:
         return found
 
 
-def radii(bounds: Bounds, logits: Tensor, labels: Tensor, error: Callable[[Functional], Tensor]) -> Tensor:
-    """The radii (B,) that computed logits prove: the least of (y_t − y_i − error)/(how far y_t − y_i moves)."""
+def radii(bounds: Bounds, logits: Tensor, labels: Tensor, errors: Sequence[Sequence[Errors]]) -> Tensor:
+    """The radii (B,) that computed logits prove: the least of (y_t − y_i − error)/(how far y_t − y_i moves). `errors`
+    are to be added up, of each the smallest, of the difference or of both logits by themselves."""
     found = torch.full((len(labels),), math.inf, dtype=torch.float64)
+    apart = [sum(_least([e.of(bounds.of(k)) for e in of]) for of in errors) for k in range(bounds.classes)]
     for t in labels.unique().tolist():
         rows = labels == t
         for i in range(bounds.classes):
@@ -188,7 +211,12 @@ def radii(bounds: Bounds, logits: Tensor, labels: Tensor, error: Callable[[Funct
                 continue
             parts = bounds.parts(t, i)
             moves = sum(part.constant for part in parts) * UP
-            lost = sum(error(part) for part in parts)
+            joint = sum(_least([sum(e.of(part) for part in parts) for e in of]) for of in errors)
+            lost = torch.minimum(joint, apart[t] + apart[i])  # type: ignore[arg-type]
             gap = (logits[:, t] - logits[:, i] - lost * UP)[rows] * (1 - 4 * FLOAT64.unit)
             found[rows] = torch.minimum(found[rows], (gap / moves * DOWN).nan_to_num(-1.0, math.inf, -1.0))
     return found.clamp_min(0)
+
+
+def _least(errors: Sequence[Any]) -> Tensor:
+    return functools.reduce(torch.minimum, errors)
