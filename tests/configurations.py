@@ -3,10 +3,10 @@
 from functools import cache
 from pathlib import Path
 
+import lipcert.conf
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
-import lipcert.conf
 from lipcert.configuration import build, check, plain
 
 CONF = Path(lipcert.conf.__path__[0])

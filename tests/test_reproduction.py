@@ -4,6 +4,10 @@ import copy
 import csv
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ from lipcert.reproduction import claims, running
 from lipcert.reproduction.cells import OTHER, OURS, QUOTED, RIGHT, UNMEASURED, WITHIN, WRONG, cells, count
 from lipcert.reproduction.jobs import jobs
 from lipcert.reproduction.measured import Value, measure
+from lipcert.runs.lock import held
 
 NOT_IN_PRINT = {("lmt/svhn", 0)}  # claims about a number that the paper does not print
 
@@ -191,8 +196,9 @@ def test_rows_are_run_once_and_stand_beside_what_was_published(here, capsys):
     here.clear()
     again = reproduced(capsys)
     assert told.endswith(again) and again.startswith("A table\n") and not here
-    reproduced(capsys, rows=["two"], seeds=3)
+    told = reproduced(capsys, rows=["two"], seeds=3, data_dir="elsewhere")
     assert [line[-1] for line in here] == ["output_dir=out/own/table1/full/two/seed=2"]
+    assert f"{clean.number:.2f} ± " in told  # the other row is not run again, and stands there
 
 
 def test_a_row_that_fails_stops_no_other_and_is_tried_again(here, capsys):
@@ -230,8 +236,20 @@ def test_a_training_that_was_stopped_goes_on(here, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_commands_run_in_processes_of_their_own(tmp_path, monkeypatch, capsys):
+def test_commands_run_in_processes_of_their_own_and_end_with_this_one(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    long = copy.deepcopy(SMALL) | {"laptop": {"overrides": ["schedule.epochs=100000"]}}
+    script = f"from lipcert.commands import reproduce\nreproduce.run(table={long!r}, scale='laptop', rows=['one'], "
+    script += "seeds=1, print=False, output_dir='out', seed=0, data_dir=None)"
+    driver = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    log = Path("out/own/table1/laptop/logs/one-seed=0-0.log")
+    while not (log.exists() and "epoch" in log.read_text()):
+        assert driver.poll() is None
+        time.sleep(0.2)
+    driver.send_signal(signal.SIGTERM)
+    assert driver.wait(60) == 128 + signal.SIGTERM
+    with held(Path("out/own/table1/laptop/one/seed=0"), "test"):  # its writer is gone
+        pass
     told = reproduced(capsys, scale="laptop", seeds=None)
     assert "At this scale: one epoch stands for two" in told
     assert Path("out/own/table1/laptop/logs/two-seed=3-0.log").read_text().startswith("run: ")

@@ -57,7 +57,7 @@ def run(
         return
     folder = place / chosen.name / scale
     failed = run_jobs(due, folder, _tell) if due else []
-    values = measure(chosen, of, due)
+    values = measure(chosen, of, jobs(chosen, scale, None, seeds, place, data_dir))
     found = cells(chosen, values)
     known = with_quoted(chosen, values)
     judged = [(c.text, claims.judge(c.test, known) if c.test else claims.UNTESTED) for c in chosen.claims]

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lipcert import files
 from lipcert.reproduction.jobs import Job
 from lipcert.runs.directory import RunDirectory, is_run
 from lipcert.runs.find import is_finished
+from lipcert.runs.lock import held
 
 STATE = "reproduce.json"  # in the directory of a table and a scale
 MOST_BYTES = 1 << 24
@@ -29,20 +32,39 @@ def run_jobs(jobs: Sequence[Job], folder: Path, tell: Callable[[str], None]) -> 
 
     ValueError where a job's directory was made by other commands, or the state is damaged.
     """
-    state = State(folder)
-    for job in jobs:
-        state.check(job)
+    folder.mkdir(parents=True, exist_ok=True)
     failed = []
-    for number, job in enumerate(jobs, 1):
-        for line in job.lines:
-            if state.is_done(job, line):
-                continue
-            tell(f"{number}/{len(jobs)}: lipcert {' '.join(continued(job, line))}")
-            error = state.run(job, line, folder)
-            if error:
-                failed.append(f"{_key(job)}: lipcert {line[0]}: {error}")
-                break
+    with held(folder, "reproduce"), ended_by_signals():
+        state = State(folder)
+        for job in jobs:
+            state.check(job)
+        for number, job in enumerate(jobs, 1):
+            for line in job.lines:
+                if state.is_done(job, line):
+                    continue
+                tell(f"{number}/{len(jobs)}: lipcert {' '.join(continued(job, line))}")
+                error = state.run(job, line, folder)
+                if error:
+                    failed.append(f"{_key(job)}: lipcert {line[0]}: {error}")
+                    break
     return failed
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM ends this process as an exception does, so that the command that it runs is ended too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: Any) -> NoReturn:
+        sys.exit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def continued(job: Job, line: list[str]) -> list[str]:
@@ -116,7 +138,8 @@ def _key(job: Job) -> str:
 
 
 def _text(line: Sequence[str]) -> str:
-    return " ".join(line)
+    """What a command is known by: where the data lie says nothing of what it computes."""
+    return " ".join(word for word in line if not word.startswith("data_dir="))
 
 
 def _last_line(log: Path) -> str:
