@@ -15,6 +15,8 @@ from lipcert.frozen.boxes import worst_margins
 from lipcert.frozen.deployed import Deployed
 from lipcert.frozen.network import required
 
+NEAR = 2e-5  # a share of a radius that is not worth another box
+
 
 class Interval:
     """The radius is the largest eps at which propagating the box {x' in [0, 1]: ‖x' − x‖_∞ ≤ eps} proves every
@@ -77,9 +79,11 @@ class Interval:
 
         def in_float32(x: Tensor, labels: Tensor, radius: Tensor, found: Tensor) -> Tensor:
             """The radii (B,) of the network in float32: the largest up to `radius` that boxes in float32 prove, and at
-            least `found`, what its Lipschitz bound proves. Boxes know nothing of overflow: it must be impossible."""
+            least `found`, what its Lipschitz bound proves, which is enough where it is NEAR `radius`. Boxes know
+            nothing of overflow: it must be impossible."""
             inside = ((x >= 0) & (x <= 1)).flatten(1).all(1)  # other images are none
-            search = Search(found, torch.where(inside, radius * (1 - unit), found), self.tolerance)
+            wanted = inside & (found < radius * (1 - NEAR))
+            search = Search(found, torch.where(wanted, radius * (1 - unit), found), self.tolerance)
             while len(todo := search.todo()):
                 eps = search.next(todo)
                 margins = worst(deployed.network, x[todo], labels[todo], eps, FLOAT32)
