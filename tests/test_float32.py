@@ -19,6 +19,7 @@ from lipcert.certificates.interval import Interval
 from lipcert.certificates.pairwise import Pairwise
 from lipcert.certificates.statistical import Statistical
 from lipcert.contracts import CertificateRow, Kind, Norm
+from lipcert.export.verify_boxes import least_margins
 from lipcert.frozen.arithmetic import FLOAT32
 from lipcert.frozen.deployed import Deployed
 from lipcert.frozen.lipschitz import Walk
@@ -142,6 +143,23 @@ def test_interval_radii_hold_on_machines_too():
     near, of = around(x, single, Norm.LINF)
     for machine in MACHINES:
         assert not (wrong(machine(network, near), labels[of]) & (single[of] > 0)).any()
+
+
+def test_other_boxes_prove_interval_radii_too():
+    """Those of `lipcert verify`, however closely the largest radius was looked for."""
+    for seed in range(20):
+        g = torch.Generator().manual_seed(seed)
+        weights = [torch.randn(m, n, generator=g, dtype=torch.float64) for m, n in ((9, 4), (9, 9), (3, 9))]
+        layers = [linear(w, torch.rand(len(w), generator=g).tolist()) for w in weights]
+        network = chain((4,), [layers[0], RELU, layers[1], RELU, layers[2]], Norm.LINF)
+        x = images(network, 20, seed)
+        labels = network(x).argmax(1)
+        single: Any = Interval(tolerance=1e-12)(network).judge(x, labels).radius_float32
+        found = single > Pairwise()(network).judge(x, labels).radius_float32
+        reach = single[found, None]
+        low, high = (x[found] - reach).clamp(0, 1), (x[found] + reach).clamp(0, 1)
+        rounded = network.to(dtype=torch.float32).to(dtype=torch.float64)
+        assert found.any() and (least_margins(rounded, low, high, labels[found], FLOAT32) >= 0).all()
 
 
 def test_only_proofs_have_it_and_the_report_names_the_layer():
