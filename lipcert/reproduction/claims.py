@@ -36,7 +36,6 @@ class Unmeasured(Exception):
     """A number of the claim has not been measured."""
 
 
-ARITHMETIC: dict[type, Callable[[Number, Number], Number]] = {}
 ORDERS: dict[type, int] = {ast.Lt: 1, ast.Gt: -1}
 
 
@@ -123,7 +122,12 @@ def _wrong(test: str) -> ValueError:
     return ValueError(f"{test!r} is no comparison of numbers as ROW.COLUMN")
 
 
-ARITHMETIC.update({ast.Add: _sum, ast.Sub: lambda a, b: _sum(a, b, -1), ast.Mult: _product, ast.Div: _quotient})
+ARITHMETIC: dict[type, Callable[[Number, Number], Number]] = {
+    ast.Add: _sum,
+    ast.Sub: lambda a, b: _sum(a, b, -1),
+    ast.Mult: _product,
+    ast.Div: _quotient,
+}
 CHOICES: dict[str, Callable[[list[Number]], Number]] = {
     "min": lambda numbers: min(numbers, key=operator.attrgetter("mean")),
     "max": lambda numbers: max(numbers, key=operator.attrgetter("mean")),
