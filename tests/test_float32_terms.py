@@ -269,7 +269,7 @@ MUTANTS: dict[str, tuple[Callable[[Any], None], Callable[[], Any]]] = {
         cut,
     ),
     "interval heads are those of float64": (
-        lambda m: m.setattr("lipcert.certificates.interval.FLOAT32", FLOAT64),
+        lambda m: m.setattr("lipcert.certificates.interval.CAREFUL", FLOAT64),
         interval_heads,
     ),
 }

@@ -1,5 +1,6 @@
 """What loggers show of a run: in TensorBoard, and at services that are told of it."""
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -80,6 +81,12 @@ def test_the_hparams_tab_opens_on_what_was_swept_and_on_the_accuracies(run):
     assert tags["images"] == ["curves"]
     text = board.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert yaml.safe_load("\n".join(line[4:] for line in text.splitlines())) == config()
+
+
+def test_files_of_one_second_are_read_in_the_order_in_which_they_were_written(run, monkeypatch):
+    monkeypatch.setattr("lipcert.runs.tensorboard.NUMBERS", itertools.count(9))
+    written(run.path, config())
+    assert shown(run.path).Scalars("test/certified_accuracy/1.0")[0].step == 3
 
 
 def test_a_training_that_goes_on_replaces_what_it_repeats(run):

@@ -34,7 +34,7 @@ class Events:
     def __init__(self, directory: Path, purge_step: int | None = None):
         from tensorboard.compat.proto.event_pb2 import SessionLog
 
-        place = f"{socket.gethostname()}.{os.getpid()}.{next(NUMBERS)}"
+        place = f"{socket.gethostname()}.{os.getpid()}.{next(NUMBERS):06d}"  # TensorBoard reads files in order of names
         self.path = directory / f"events.out.tfevents.{int(time.time()):010d}.{place}"
         self._add(file_version="brain.Event:2")
         if purge_step is not None:
