@@ -150,7 +150,7 @@ def test_a_scale_chooses_rows_seeds_and_settings():
         jobs(table(), "full", ["tow"], None, "out", None)
     with pytest.raises(ValueError, match="`seeds`: got 0"):
         jobs(table(), "full", None, 0, "out", None)
-    with pytest.raises(ValueError, match="`scale` must be one of full, laptop, got 'small'"):
+    with pytest.raises(ValueError, match="`scale` must be one of full, laptop, smoke, got 'small'"):
         jobs(table(), "small", None, None, "out", None)
     with pytest.raises(ValueError, match="nobody has said how l2nnn/figure3 is trained on a laptop"):
         jobs(TABLES["l2nnn/figure3"], "laptop", None, None, "out", None)
@@ -164,10 +164,11 @@ def here(tmp_path, monkeypatch) -> list[list[str]]:
     """Commands run in this process, in a directory of their own; the list is of those that ran."""
     ran: list[list[str]] = []
 
-    def spawn(arguments, output) -> int:
+    def spawn(arguments, log) -> int:
         ran.append(arguments)
         status = main.run(arguments[0], arguments[1:])
-        output.write(b"lipcert: it did not work\n" if status else b"")
+        with log.open("a") as output:
+            output.write("lipcert: it did not work\n" if status else "")
         return status
 
     monkeypatch.chdir(tmp_path)
@@ -177,7 +178,8 @@ def here(tmp_path, monkeypatch) -> list[list[str]]:
 
 def reproduced(capsys, **changes) -> str:
     given = {"table": copy.deepcopy(SMALL), "scale": "full", "rows": None, "seeds": 2, "print": False}
-    reproduce.run(**{**given, "output_dir": "out", "seed": 0, "data_dir": None, **changes})
+    places = {"output_dir": "out", "results_dir": None, "data_dir": None}
+    reproduce.run(**{**given, **places, "seed": 0, **changes})
     return capsys.readouterr().out
 
 
@@ -240,7 +242,7 @@ def test_commands_run_in_processes_of_their_own_and_end_with_this_one(tmp_path, 
     monkeypatch.chdir(tmp_path)
     long = copy.deepcopy(SMALL) | {"laptop": {"overrides": ["schedule.epochs=100000"]}}
     script = f"from lipcert.commands import reproduce\nreproduce.run(table={long!r}, scale='laptop', rows=['one'], "
-    script += "seeds=1, print=False, output_dir='out', seed=0, data_dir=None)"
+    script += "seeds=1, print=False, output_dir='out', results_dir=None, seed=0, data_dir=None)"
     driver = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     log = Path("out/own/table1/laptop/logs/one-seed=0-0.log")
     while not (log.exists() and "epoch" in log.read_text()):

@@ -42,7 +42,7 @@ def test_a_table_says_where_it_is_from_and_each_column_where_its_number_is(name)
     assert table.name == name and table.title and table.source and table.place
     assert all(claim.text.endswith(".") for claim in table.claims)
     for column in table.columns.values():
-        fraction = column.key and re.match(r"(clean|certified|robust)_accuracy", column.key)
+        fraction = column.key and re.match(r"(splits/train/)?(clean|certified|robust)_accuracy", column.key)
         assert (column.unit == "percent") == bool(fraction) or column.key is None
     for row in table.rows.values():
         assert not row.radius or any("{radius}" in (column.key or "") for column in table.columns.values())

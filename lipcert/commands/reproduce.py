@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from lipcert import files
 from lipcert.errors import RowsFailed
 from lipcert.reporting import published
-from lipcert.reproduction import claims, printing
+from lipcert.reproduction import claims, page, printing
 from lipcert.reproduction.cells import cells
-from lipcert.reproduction.jobs import Job, jobs, scale_of
+from lipcert.reproduction.jobs import SMOKE, Job, jobs, scale_of
 from lipcert.reproduction.measured import measure, with_quoted
-from lipcert.reproduction.running import run_jobs
+from lipcert.reproduction.running import one_process, run_jobs
+
+OUTPUT = "outputs/reproduce"
 
 
 def run(
@@ -29,17 +30,19 @@ def run(
     seeds: int | None,
     print: bool,
     output_dir: str | None,
+    results_dir: str | None,
     seed: int,
     data_dir: str | None,
 ) -> None:
     """The command: lists the tables, or runs the rows of one and prints ours beside what was published.
 
     table       the content of a file of conf/table; None lists all of them
-    scale       full, which is the paper's, or laptop
+    scale       full, which is the paper's, laptop, or smoke: each row in seconds on noise, to see that it runs
     rows        the names of those rows alone; None: all of them
     seeds       how many, from 0 on; None: those that the table says
     print       only prints the commands
     output_dir  where the runs go, each in <table>/<scale>/<row>/seed=<seed>
+    results_dir where the table's page, numbers and figure are written as well, in <table>/<scale>; None: nowhere
     data_dir    where data sets lie; None leaves that to the commands
 
     ValueError for a name in `rows` that the table does not have, and where its content is not as it must be;
@@ -47,32 +50,45 @@ def run(
     """
     console = Console(width=max(120, Console().width))
     if table is None:
-        list_tables(console)
+        list_tables(console, Path(output_dir or OUTPUT))
         return
     chosen = published.read(table, "`table`")
-    of, place = scale_of(chosen, scale), Path(output_dir or "outputs/reproduce")
+    of, place = scale_of(chosen, scale), Path(output_dir or OUTPUT)
     due = jobs(chosen, scale, rows, seeds, place, data_dir)
     if print:
         show_commands(due)
         return
     folder = place / chosen.name / scale
-    failed = run_jobs(due, folder, _tell) if due else []
-    values = measure(chosen, of, jobs(chosen, scale, None, seeds, place, data_dir))
+    failed = _run(due, scale)
+    if scale == SMOKE:
+        console.print(f"{chosen.name}: {len(due) - len(failed)} of {len(due)} rows ran, on noise", highlight=False)
+        check(failed, due, folder)
+        return
+    every = jobs(chosen, scale, None, seeds, place, data_dir)
+    values = measure(chosen, of, every)
     found = cells(chosen, values)
     known = with_quoted(chosen, values)
     judged = [(c.text, claims.judge(c.test, known) if c.test else claims.UNTESTED) for c in chosen.claims]
     console.print(f"{chosen.title}\n{chosen.source}, {chosen.place}", markup=False, highlight=False)
     console.print(printing.for_terminal(chosen, found))
-    lines = [*remarks(chosen), *([f"At this scale: {of.note}"] if of.note else [])]
-    for line in [*lines, *printing.verdicts(chosen, found, judged)]:
+    lines = [*printing.remarks(chosen), *([f"At this scale: {of.note}"] if of.note else [])]
+    for line in [*lines, *printing.verdicts(found, judged)]:
         console.print(line, markup=False, highlight=False)
-    if due:
-        folder.mkdir(parents=True, exist_ok=True)
-        page = [f"# {chosen.title}", "", f"{chosen.source}, {chosen.place}. Scale: {scale}.", ""]
-        page += [*printing.as_markdown(chosen, found), "", *lines, "", *printing.verdicts(chosen, found, judged), ""]
-        files.write_atomic(folder / "table.md", "\n".join(page))
-        files.write_atomic(folder / "table.csv", printing.as_csv(chosen, found))
-        console.print(f"written: {folder}/table.md, table.csv", markup=False, highlight=False)
+    for where in [folder, *([Path(results_dir) / chosen.name / scale] if results_dir else [])]:
+        page.write(chosen, scale, of, found, judged, every, where)
+        console.print(f"written: {where}/{page.PAGE}", markup=False, highlight=False)
+    check(failed, due, folder)
+
+
+def _run(due: list[Job], scale: str) -> list[str]:
+    if not due:
+        return []
+    with one_process() if scale == SMOKE else contextlib.nullcontext() as runner:
+        return run_jobs(due, _tell, runner)
+
+
+def check(failed: list[str], due: list[Job], folder: Path) -> None:
+    """RowsFailed where jobs failed."""
     if failed:
         raise RowsFailed(f"{len(failed)} of {len(due)} jobs failed, first {failed[0]}; logs are in {folder / 'logs'}")
 
@@ -90,8 +106,8 @@ def show_commands(due: list[Job]) -> None:
         sys.stdout.write("\n" + "\n".join(lines) + "\n")
 
 
-def list_tables(console: Console) -> None:
-    """Prints the name and title of every shipped table, by paper."""
+def list_tables(console: Console, output: Path) -> None:
+    """Prints every shipped table by paper: what it is, what a laptop takes for it, its claims, what was measured."""
     for paper, tables in groupby(map(published.load, published.names()), key=lambda table: table.source):
         console.print(f"\n{paper}", markup=False, highlight=False)
         for table in tables:
@@ -101,20 +117,9 @@ def list_tables(console: Console) -> None:
             laptop = "" if table.laptop is None else "; scale=laptop"
             if table.laptop is not None and table.laptop.minutes is not None:
                 laptop += f" takes {table.laptop.minutes:g} minutes of a processor"
-            line = f"  {table.name:<18} {table.place}. {table.title} ({rows}{laptop})"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            lines = [f"  {table.name:<18} {table.place}. {table.title} ({rows}{laptop})"]
+            lines += [f"{'':<21}claim: {claim.text}" for claim in table.claims]
+            lines += [f"{'':<21}{line}" for line in page.results(output / table.name)]
+            for line in lines:
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print("\nOne of them, trained: lipcert reproduce table=NAME; its commands: print=true", highlight=False)
-
-
-def remarks(table: published.Table) -> Iterator[str]:
-    """What is to be said of the table: its note, those of columns and rows, uncertain values."""
-    if table.note:
-        yield table.note
-    for column in table.columns.values():
-        if column.note:
-            yield f"{column.title}: {column.note}"
-    for row in table.rows.values():
-        if row.note:
-            yield f"{row.name}: {row.note}"
-        for name, reason in row.uncertain.items():
-            yield f"{row.name}, {table.columns[name].title}: {reason}"

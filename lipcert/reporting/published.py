@@ -24,16 +24,25 @@ BY_VARIANT = ("published", "uncertain")
 
 @dataclass(frozen=True)
 class Column:
-    """A number of the table: its heading, and the `key` of summary.json that answers to it, with parts separated by /.
+    """A number of the table.
 
-    `key` is None where a run does not record the number; {radius} in it is the row's. `unit` is percent (summary.json
-    has fractions of 1) or number. `complement`: the paper prints 100 % minus the number.
+    title       its heading
+    key         what answers to it in a run's summary.json, with parts separated by /, or in another of its files, as in
+                `tightness.json:medians/certified_radius`; {radius} is the row's; None where no run records the number
+    unit        percent (files have fractions of 1) or number
+    complement  the paper prints 100 % minus the number
+    times       what the number is multiplied by
+    per         the key of what it is divided by, in the same file
+    of          rows of other tables that the number is of, as TABLE/ROW, where {row} is the row's name; the largest counts
     """
 
     title: str
     key: str | None
     unit: str
     complement: bool = False
+    times: float = 1.0
+    per: str = ""
+    of: list[str] = field(default_factory=list)
     note: str = ""
 
 
@@ -83,6 +92,7 @@ class Scale:
     keys       {column: key of summary.json}, where attacks have other settings
     radius     in place of the rows' own
     attacks, analyses  in place of the table's own; None: those
+    without    tables whose rows are not looked at for columns that are of other tables' rows
     """
 
     note: str = ""
@@ -95,6 +105,7 @@ class Scale:
     radius: float | None = None
     attacks: list[list[str]] | None = None
     analyses: list[list[str]] | None = None
+    without: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

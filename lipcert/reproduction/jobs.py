@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lipcert.configuration import nearest
-from lipcert.reporting.published import Row, Scale, Table
+from lipcert.reporting.published import Column, Row, Scale, Table, load
+from lipcert.reproduction import smoke
 
-FULL, LAPTOP = SCALES = ("full", "laptop")
+FULL, LAPTOP, SMOKE = SCALES = ("full", "laptop", "smoke")
 
 
 @dataclass(frozen=True)
 class Job:
     """A row with a seed.
 
+    table      its name
     row        of the table
     seed       None where the command takes none that counts
     directory  of its run
@@ -24,10 +26,16 @@ class Job:
                others add rows to it
     """
 
+    table: str
     row: Row
     seed: int | None
     directory: Path
     lines: list[list[str]]
+
+    @property
+    def folder(self) -> Path:
+        """Of the table and the scale."""
+        return self.directory.parent.parent
 
     def shell(self) -> list[str]:
         """The commands as lines for a shell."""
@@ -42,7 +50,7 @@ def jobs(
     output_dir: str | Path,
     data_dir: str | None,
 ) -> list[Job]:
-    """The jobs of a table, in its order.
+    """The jobs of a table, in its order, and then those of other tables whose rows some of its columns are of.
 
     rows      names of those rows alone; None: all that are trained at that scale
     seeds     how many, from 0 on; None: those that the table says
@@ -61,14 +69,36 @@ def jobs(
         row = table.rows[name]
         if row.trained and (not of.rows or name in of.rows):
             for seed in seeds_of(row, of, seeds):
-                found.append(_job(table, row, of, seed, Path(output_dir) / table.name / scale, data_dir))
+                found.append(_job(table, row, of, scale, seed, Path(output_dir), data_dir))
+    for other, names in parts(table, of, [job.row.name for job in found]).items():
+        found += jobs(load(other), scale, names, seeds, output_dir, data_dir)
     return found
+
+
+def parts(table: Table, scale: Scale, rows: Iterable[str]) -> dict[str, list[str]]:
+    """{other table: its rows} that columns of these rows are of."""
+    found: dict[str, list[str]] = {}
+    for row in dict.fromkeys(rows):
+        for column in table.columns.values():
+            for name in sources(column, row, scale):
+                other, _, of = name.rpartition("/")
+                if of not in found.setdefault(other, []):
+                    found[other].append(of)
+    return found
+
+
+def sources(column: Column, row: str, scale: Scale) -> list[str]:
+    """The rows of other tables, as TABLE/ROW, that a column of a row is of at that scale."""
+    named = [name.replace("{row}", row) for name in column.of]
+    return [name for name in named if name.rpartition("/")[0] not in scale.without]
 
 
 def scale_of(table: Table, scale: str) -> Scale:
     """What a scale changes in a table. ValueError where the table has no such scale."""
     if scale == FULL:
         return Scale()
+    if scale == SMOKE:
+        return Scale(seeds=[0])
     if scale == LAPTOP and table.laptop is not None:
         return table.laptop
     if scale in SCALES:
@@ -77,21 +107,26 @@ def scale_of(table: Table, scale: str) -> Scale:
 
 
 def seeds_of(row: Row, scale: Scale, seeds: int | None) -> Sequence[int | None]:
+    """The seeds of a row's jobs; None where its command takes none that counts."""
     if row.command != "train":
         return [None]
     return range(seeds) if seeds is not None else scale.seeds or row.seeds or [0]
 
 
-def _job(table: Table, row: Row, scale: Scale, seed: int | None, folder: Path, data_dir: str | None) -> Job:
-    directory = folder / row.name / (f"seed={seed}" if seed is not None else "run")
+def _job(table: Table, row: Row, of: Scale, scale: str, seed: int | None, output: Path, data_dir: str | None) -> Job:
+    directory = output / table.name / scale / row.name / (f"seed={seed}" if seed is not None else "run")
     place = [] if data_dir is None else [f"data_dir={data_dir}"]
-    ours = scale.rows.get(row.name, {})
-    first = [row.command, *row.arguments(ours.get("recipe") or scale.recipe), *scale.overrides]
-    first += [*ours.get("overrides", []), *([] if seed is None else [f"seed={seed}"]), *place]
+    ours = of.rows.get(row.name, {})
+    first = [row.command, *row.arguments(ours.get("recipe") or of.recipe), *of.overrides, *ours.get("overrides", [])]
+    if scale == SMOKE:
+        first += smoke.overrides(row, output / SMOKE)
+    first += [*([] if seed is None else [f"seed={seed}"]), *place]
     lines = [[*first, f"output_dir={directory}"]]
     if row.command == "train":
-        lines += [[command, f"run={directory}", *way, *place] for command, way in _ways(table, scale)]
-    return Job(row, seed, directory, lines)
+        for command, way in _ways(table, of):
+            short = smoke.short(command, way) if scale == SMOKE else []
+            lines.append([command, f"run={directory}", *way, *short, *place])
+    return Job(table.name, row, seed, directory, lines)
 
 
 def _ways(table: Table, scale: Scale) -> Iterator[tuple[str, list[str]]]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from lipcert.reporting.published import MEDIAN, Column, Row, Scale, Table
-from lipcert.reproduction.jobs import Job
+from lipcert.files import read_regular
+from lipcert.reporting.published import MEDIAN, Column, Scale, Table
+from lipcert.reproduction.jobs import Job, sources
 from lipcert.runs.directory import RunDirectory, is_run
 from lipcert.runs.find import is_finished
 from lipcert.runs.layout import SUMMARY
+
+MOST_BYTES = 1 << 26
 
 
 class Value(NamedTuple):
@@ -30,28 +35,65 @@ class Value(NamedTuple):
     error: float | None
 
 
+Values = Mapping[str, Mapping[str, Value]]
+
+
 def measure(table: Table, scale: Scale, jobs: Sequence[Job]) -> dict[str, dict[str, Value]]:
     """{row: {column: value}} of the jobs that are done."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, dict[str, list[Path]]] = {}
     for job in jobs:
-        if is_run(job.directory) and is_finished(run := RunDirectory(job.directory)):
-            found.setdefault(job.row.name, []).append(run.read_json(SUMMARY))
-    return {name: _row(table, scale, table.rows[name], summaries) for name, summaries in found.items()}
+        if job.row.command != "train" or (is_run(job.directory) and is_finished(RunDirectory(job.directory))):
+            found.setdefault(job.table, {}).setdefault(job.row.name, []).append(job.directory)
+    values = {name: _row(table, scale, name, found) for name in table.rows}
+    return {name: row for name, row in values.items() if row}
 
 
-def _row(table: Table, scale: Scale, row: Row, summaries: Sequence[Mapping[str, Any]]) -> dict[str, Value]:
-    values = {}
-    for name, column in table.columns.items():
-        key = scale.keys.get(name, column.key)
-        numbers = [] if key is None else [_at(summary, key, scale.radius or row.radius) for summary in summaries]
-        known = [_shown(number, column) for number in numbers if number is not None]
+def _row(table: Table, scale: Scale, name: str, found: Mapping[str, Mapping[str, Sequence[Path]]]) -> dict[str, Value]:
+    values: dict[str, Value] = {}
+    for column, how in table.columns.items():
+        key = scale.keys.get(column, how.key)
+        places = [place.rpartition("/") for place in sources(how, name, scale)] or [(table.name, "/", name)]
+        known = [
+            value
+            for other, _, row in places
+            if key is not None
+            if (
+                value := _over(
+                    table, how, key, scale.radius or table.rows[name].radius, found.get(other, {}).get(row, [])
+                )
+            )
+        ]
         if known:
-            images = min(_images(summary, key or "") for summary in summaries)
-            values[name] = _over_runs(known, column, images, table.statistic)
+            values[column] = max(known, key=lambda value: value.number)
     return values
 
 
-def with_quoted(table: Table, values: Mapping[str, Mapping[str, Value]]) -> dict[str, Mapping[str, Value]]:
+def _over(table: Table, column: Column, key: str, radius: float | None, runs: Sequence[Path]) -> Value | None:
+    """The number over runs; None where no run has it."""
+    file, path = key.rpartition(":")[::2]
+    contents = [_content(run / (file or SUMMARY)) for run in runs]
+    found = [(content, _at(content, path.replace("{radius}", repr(radius)))) for content in contents]
+    known = [(content, number) for content, number in found if number is not None]
+    if not known:
+        return None
+    shares = [_at(content, column.per) if column.per else 1.0 for content, _ in known]
+    numbers = [_shown(number / share, column) for (_, number), share in zip(known, shares, strict=True) if share]
+    images = min(_images(content, path) for content, _ in known)
+    return _over_runs(numbers, column, images, table.statistic) if numbers else None
+
+
+def _content(path: Path) -> Mapping[str, Any]:
+    """What a file of a run says; nothing where the run has none."""
+    try:
+        content = json.loads(read_regular(path, MOST_BYTES))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError):
+        raise ValueError(f"{path} is damaged") from None
+    return content if isinstance(content, Mapping) else {}
+
+
+def with_quoted(table: Table, values: Values) -> dict[str, Mapping[str, Value]]:
     """The values, and those of rows that nobody trains here as they were published."""
     quoted = {
         row.name: {column: Value(number, None, 0, 0.0) for column, number in row.published.items()}
@@ -61,16 +103,19 @@ def with_quoted(table: Table, values: Mapping[str, Mapping[str, Value]]) -> dict
     return {**quoted, **values}
 
 
-def _at(summary: Mapping[str, Any], key: str, radius: float | None) -> float | None:
-    """The number at a path of keys; None where there is none."""
-    node: Any = summary
-    for part in key.replace("{radius}", repr(radius)).split("/"):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return float(node) if isinstance(node, int | float) and math.isfinite(node) else None
+def _at(node: Any, path: str) -> float | None:
+    """The number at a path of keys, which may have / in them; None where there is none."""
+    if isinstance(node, int | float) and not path:
+        return float(node) if math.isfinite(node) else None
+    parts = path.split("/")
+    for n in range(len(parts), 0, -1):
+        if isinstance(node, Mapping) and (key := "/".join(parts[:n])) in node:
+            return _at(node[key], "/".join(parts[n:]))
+    return None
 
 
 def _shown(number: float, column: Column) -> float:
-    number = 100 * number if column.unit == "percent" else number
+    number = column.times * (100 * number if column.unit == "percent" else number)
     return 100 - number if column.complement else number
 
 

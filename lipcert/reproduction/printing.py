@@ -55,14 +55,33 @@ def _both(table: Table, row: Row, name: str, found: Cells) -> str:
     )
 
 
-def verdicts(table: Table, found: Cells, claims: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """The lines below a table: what marks mean, how many cells have which verdict, and each claim with its own."""
-    counted = ", ".join(f"{number} {word}" for word, number in count(found).items())
-    if any(cell.ours for row in found.values() for cell in row.values()):
-        yield f"Ours above, published in brackets. {LEGEND}."
-    yield f"Cells: {counted}." if counted else "No cell has a number."
+def verdicts(found: Cells, claims: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """The lines below a table: what `counted` says, and each claim with its verdict."""
+    yield from counted(found)
     for text, verdict in claims:
         yield f"Claim: {text} [{verdict}]"
+
+
+def counted(found: Cells) -> Iterator[str]:
+    """What marks mean, and how many cells have which verdict."""
+    if any(cell.ours for row in found.values() for cell in row.values()):
+        yield f"Ours first, published in brackets. {LEGEND}."
+    numbers = ", ".join(f"{number} {word}" for word, number in count(found).items())
+    yield f"Cells: {numbers}." if numbers else "No cell has a number."
+
+
+def remarks(table: Table) -> Iterator[str]:
+    """What is to be said of the table: its note, those of columns and rows, uncertain values."""
+    if table.note:
+        yield table.note
+    for column in table.columns.values():
+        if column.note:
+            yield f"{column.title}: {column.note}"
+    for row in table.rows.values():
+        if row.note:
+            yield f"{row.name}: {row.note}"
+        for name, reason in row.uncertain.items():
+            yield f"{row.name}, {table.columns[name].title}: {reason}"
 
 
 def as_markdown(table: Table, found: Cells) -> Iterator[str]:

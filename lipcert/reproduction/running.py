@@ -24,26 +24,34 @@ STATE = "reproduce.json"  # in the directory of a table and a scale
 MOST_BYTES = 1 << 24
 
 
-def run_jobs(jobs: Sequence[Job], folder: Path, tell: Callable[[str], None]) -> list[str]:
+Runner = Callable[[list[str], Path], int]  # runs `lipcert` with arguments, adds to a log, returns the exit status
+
+
+def run_jobs(jobs: Sequence[Job], tell: Callable[[str], None], runner: Runner | None = None) -> list[str]:
     """Runs what is not done yet. Returns a line for each job that failed; a job that fails stops no other.
 
-    folder  of the table and the scale, in which the jobs' directories and the state are
     tell    is told what is done
+    runner  what runs a command; None: each has a process of its own
 
-    ValueError where a job's directory was made by other commands, or the state is damaged.
+    ValueError where a job's directory was made by other commands, or the state of a table is damaged.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     failed = []
-    with held(folder, "reproduce"), ended_by_signals():
-        state = State(folder)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ended_by_signals())
+        states = {}
+        for folder in dict.fromkeys(job.folder for job in jobs):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(folder, "reproduce"))
+            states[folder] = State(folder)
         for job in jobs:
-            state.check(job)
+            states[job.folder].check(job)
         for number, job in enumerate(jobs, 1):
+            state = states[job.folder]
             for line in job.lines:
                 if state.is_done(job, line):
                     continue
                 tell(f"{number}/{len(jobs)}: lipcert {' '.join(continued(job, line))}")
-                error = state.run(job, line, folder)
+                error = state.run(job, line, runner or spawn)
                 if error:
                     failed.append(f"{_key(job)}: lipcert {line[0]}: {error}")
                     break
@@ -97,15 +105,19 @@ class State:
         done = self.jobs.get(_key(job), {}).get("commands", {}).get(_text(line), {}).get("status") == 0
         return done and (line[0] != "train" or (is_run(job.directory) and is_finished(RunDirectory(job.directory))))
 
-    def run(self, job: Job, line: list[str], folder: Path) -> str | None:
+    def seconds(self, job: Job) -> float:
+        """What its commands took, by the clock."""
+        commands = self.jobs.get(_key(job), {}).get("commands", {})
+        return sum(commands.get(_text(line), {}).get("seconds", 0.0) for line in job.lines)
+
+    def run(self, job: Job, line: list[str], runner: Runner) -> str | None:
         """Runs one command. Returns what it said where it failed."""
         key = _key(job)
         mine = self.jobs.setdefault(key, {"made_by": _text(job.lines[0]), "commands": {}})
-        log = folder / "logs" / f"{key.replace('/', '-')}-{job.lines.index(line)}.log"
+        log = job.folder / "logs" / f"{key.replace('/', '-')}-{job.lines.index(line)}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        with log.open("ab") as output:
-            status = spawn(continued(job, line), output)
+        status = runner(continued(job, line), log)
         error = None if status == 0 else _last_line(log) or f"exit status {status}"
         seconds = time.monotonic() - started
         before = mine["commands"].get(_text(line), {}).get("seconds", 0.0)
@@ -114,23 +126,45 @@ class State:
         return error
 
 
-def spawn(arguments: list[str], output: Any) -> int:
+def spawn(arguments: list[str], log: Path) -> int:
     """Runs `lipcert` with these arguments in another process; what stops this one stops that one too."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lipcert.cli.main", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=output,
+    with log.open("ab") as output, _process("main", arguments, stdin=subprocess.DEVNULL, stdout=output) as process:
+        return process.wait()
+
+
+@contextlib.contextmanager
+def one_process() -> Iterator[Runner]:
+    """A runner that runs all commands in one other process: commands that take seconds need not start again."""
+    with _process("batch", [], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def run(arguments: list[str], log: Path) -> int:
+            assert process.stdin and process.stdout
+            process.stdin.write(json.dumps([str(log), *arguments]) + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+            if not answer:
+                raise ChildProcessError(f"the process of the commands ended with status {process.wait()}; see {log}")
+            return int(answer)
+
+        yield run
+
+
+@contextlib.contextmanager
+def _process(module: str, arguments: list[str], **options: Any) -> Iterator[subprocess.Popen]:
+    with subprocess.Popen(
+        [sys.executable, "-m", f"lipcert.cli.{module}", *arguments],
         stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    try:
-        return process.wait()
-    except BaseException:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        process.kill()
-        raise
+        **options,
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            process.kill()
+            raise
 
 
 def _key(job: Job) -> str:

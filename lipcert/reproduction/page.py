@@ -1,0 +1,132 @@
+"""The page of a table: published numbers, ours, verdicts, and how ours were computed; as Markdown, CSV and figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lipcert import files
+from lipcert.reporting.plotting import drawn
+from lipcert.reporting.published import Scale, Table
+from lipcert.reproduction import printing
+from lipcert.reproduction.cells import Cell, count
+from lipcert.reproduction.claims import HOLDS
+from lipcert.reproduction.figure import table_figure
+from lipcert.reproduction.jobs import Job
+from lipcert.reproduction.running import STATE, State
+from lipcert.runs.layout import SUMMARY
+
+PAGE, CELLS, FIGURE, RESULT = "table.md", "table.csv", "table.svg", "result.json"
+MOST_BYTES = 1 << 24
+
+Claims = Sequence[tuple[str, str]]  # text and verdict
+Cells = Mapping[str, Mapping[str, Cell]]
+
+
+def write(
+    table: Table, name: str, scale: Scale, found: Cells, claims: Claims, due: Sequence[Job], folder: Path
+) -> None:
+    """Writes table.md, table.csv, table.svg and result.json into a folder.
+
+    name    of the scale
+    claims  each claim and its verdict
+    due     the jobs behind ours
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    minutes = minutes_of(due)
+    text = "\n".join(_page(table, name, scale, found, claims, due, minutes))
+    files.write_atomic(folder / PAGE, text + "\n")
+    files.write_atomic(folder / CELLS, printing.as_csv(table, found))
+    files.write_atomic(folder / FIGURE, drawn(table_figure(table, found), "table")["table.svg"])
+    result: dict[str, Any] = {
+        "table": table.name,
+        "title": table.title,
+        "source": table.source,
+        "place": table.place,
+        "scale": name,
+    }
+    result |= {"cells": count(found), "claims": [list(claim) for claim in claims], "minutes": minutes}
+    files.write_atomic(folder / RESULT, files.as_json(result))
+
+
+def minutes_of(due: Sequence[Job]) -> float:
+    """What the commands of the jobs took, by the clock."""
+    seconds = 0.0
+    for folder in dict.fromkeys(job.folder for job in due):
+        if (folder / STATE).exists():
+            state = State(folder)
+            seconds += sum(state.seconds(job) for job in due if job.folder == folder)
+    return seconds / 60
+
+
+def results(folder: Path) -> Iterator[str]:
+    """A line for each scale at which a table was measured, where its pages are in `folder`."""
+    for path in sorted(folder.glob(f"*/{RESULT}")):
+        content = json.loads(files.read_regular(path, MOST_BYTES))
+        cells = ", ".join(f"{number} {word}" for word, number in content["cells"].items())
+        held = sum(verdict == HOLDS for _, verdict in content["claims"])
+        claims = f"; {held} of {len(content['claims'])} claims hold" if content["claims"] else ""
+        yield f"measured at scale={content['scale']}: {cells}{claims}"
+
+
+def _page(
+    table: Table, name: str, scale: Scale, found: Cells, claims: Claims, due: Sequence[Job], minutes: float
+) -> Iterator[str]:
+    yield f"# {table.source.partition(',')[0]}: {table.place}"
+    yield f"\n{table.title}. {table.source}. Written by `lipcert reproduce table={table.name} scale={name}`."
+    if scale.note:
+        yield f"\n**At this scale:** {scale.note}"
+    yield ""
+    yield from printing.as_markdown(table, found)
+    yield ""
+    for line in printing.counted(found):
+        yield f"{line}\n"
+    yield f"![Ours beside the published numbers]({FIGURE})"
+    if claims:
+        yield "\n## Claims\n"
+        yield from (f"- **{verdict}**: {text}" for text, verdict in claims)
+    if lines := list(printing.remarks(table)):
+        yield "\n## Notes\n"
+        yield from (f"- {line}" for line in lines)
+    yield "\n## How\n"
+    yield from _how(due, minutes)
+    yield "\n```bash"
+    for of_row in ({(job.table, job.row.name): job for job in reversed(due)}).values():
+        yield from _commands(of_row)
+    yield "```"
+
+
+def _how(due: Sequence[Job], minutes: float) -> Iterator[str]:
+    made = [content for job in due if (content := _summary(job))]
+    seeds = sorted({job.seed for job in due if job.seed is not None})
+    yield f"- {len(due)} runs, seeds {', '.join(map(str, seeds)) or 'none'}, {minutes:.0f} minutes by the clock"
+    if commits := sorted({_short(content["git_commit"]) for content in made if content.get("git_commit")}):
+        yield f"- commit {', '.join(commits)}"
+    for versions in {json.dumps(content["versions"], sort_keys=True) for content in made if content.get("versions")}:
+        yield f"- {', '.join(f'{key} {value}' for key, value in json.loads(versions).items())}"
+    devices = sorted({str(content.get("device")) for content in made if content.get("device")})
+    vectors = torch.backends.cpu.get_cpu_capability()
+    yield f"- device {', '.join(devices) or 'cpu'}; the processor of the machine that wrote this page has {vectors}"
+
+
+def _commands(job: Job) -> Iterator[str]:
+    """The commands of a job, which say RUN for its directory, and leave out where data lies."""
+    for line in job.shell():
+        words = [
+            word for word in line.replace(str(job.directory), "RUN").split(" ") if not word.startswith("data_dir=")
+        ]
+        yield " ".join(words)
+
+
+def _short(commit: str) -> str:
+    """A commit's first letters; where the source was changed after it, that is said."""
+    return commit[:12] + ("-dirty" if commit.endswith("-dirty") else "")
+
+
+def _summary(job: Job) -> dict[str, Any]:
+    path = job.directory / SUMMARY
+    return json.loads(files.read_regular(path, MOST_BYTES)) if path.exists() else {}

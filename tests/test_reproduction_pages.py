@@ -1,0 +1,130 @@
+"""What `lipcert reproduce` writes of a table: numbers from any file of a run, from other tables' rows, its page; smoke."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from commandline import lipcert
+from test_tables import NAMES, TABLES
+
+from lipcert.reporting import published
+from lipcert.reproduction import claims, measured, page, running, smoke
+from lipcert.reproduction.cells import cells
+from lipcert.reproduction.jobs import jobs
+from lipcert.reproduction.measured import Value, measure
+
+OWN = {
+    "name": "own/table1",
+    "title": "A table",
+    "source": "Somebody, A paper (2020)",
+    "place": "Table 1",
+    "claims": [{"text": "It is long.", "test": "one.each > 1"}],
+    "columns": {
+        "ratio": {"title": "Ratio", "key": "tightness.json:ratios/above/below", "unit": "number"},
+        "each": {"title": "Seconds an epoch", "key": "seconds/train", "per": "epochs", "times": 2, "unit": "number"},
+        "best": {
+            "title": "Best",
+            "key": "clean_accuracy",
+            "unit": "percent",
+            "of": ["l2nnn/table7/{row}_wd", "b/c/{row}"],
+        },
+    },
+    "recipe": "l2nnn/mnist",
+    "rows": {"one": {"title": "first", "published": {"ratio": 1.5, "each": 8.0}}},
+}
+
+
+def of_directories(*names: str) -> list[SimpleNamespace]:
+    return [
+        SimpleNamespace(
+            table=name.rpartition("/")[0],
+            row=SimpleNamespace(name=name.rpartition("/")[2], command=""),
+            directory=Path(name),
+        )
+        for name in names
+    ]
+
+
+def test_numbers_are_of_any_file_of_a_run_and_of_other_tables_rows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    contents = {
+        "own/table1/one": {"seconds": {"train": 12.0}, "epochs": 3, "clean_accuracy": 0.99},
+        "l2nnn/table7/one_wd": {"clean_accuracy": 0.5},
+        "b/c/one": {"clean_accuracy": 0.75},
+    }
+    for name, content in contents.items():
+        Path(name).mkdir(parents=True)
+        Path(name, "summary.json").write_text(json.dumps(content))
+    Path("own/table1/one/tightness.json").write_text(json.dumps({"ratios": {"above/below": 1.25, "above": 3}}))
+    table = published.read(OWN, "own.yaml")
+    found = measure(table, published.Scale(), of_directories(*contents))["one"]
+    assert {name: value.number for name, value in found.items()} == {"ratio": 1.25, "each": 8.0, "best": 75.0}
+    without = published.Scale(without=["b/c"])
+    assert measure(table, without, of_directories(*contents))["one"]["best"].number == 50.0
+    Path("own/table1/one/tightness.json").write_text("{")
+    with pytest.raises(ValueError, match="tightness.json is damaged"):
+        measure(table, published.Scale(), of_directories(*contents))
+
+
+def test_a_number_that_no_run_has_is_not_there():
+    assert measured._at({"a": {"b": float("nan")}}, "a/b") is None
+    assert measured._at({"a": 1}, "a/b") is None and measured._at({"a": {"b": 1}}, "a") is None
+
+
+def test_the_page_has_numbers_verdicts_commands_and_no_places_of_this_machine(tmp_path):
+    table = published.read(
+        OWN | {"columns": {**OWN["columns"], "best": {"title": "B", "key": None, "unit": "percent"}}}, "own.yaml"
+    )
+    due = jobs(table, "full", None, 2, tmp_path / "secret", "/secret/data")
+    values = {"one": {"ratio": Value(1.51, 0.01, 2, 0.01), "each": Value(10.0, 1.0, 2, 1.0)}}
+    found = cells(table, values)
+    judged = [(claim.text, claims.judge(claim.test, values)) for claim in table.claims]
+    page.write(table, "full", published.Scale(note="Less."), found, judged, due, tmp_path / "own/table1/full")
+    text = (tmp_path / "own/table1/full/table.md").read_text()
+    assert (
+        "**1.51 ± 0.01** = (1.5)" in text and "- **holds**: It is long." in text and "**At this scale:** Less." in text
+    )
+    assert "lipcert train experiment=l2nnn/mnist seed=0 output_dir=RUN" in text and "secret" not in text
+    assert (tmp_path / "own/table1/full/table.svg").read_bytes().startswith(b"<?xml")
+    assert list(page.results(tmp_path / "own/table1")) == [
+        "measured at scale=full: 1 within, 1 differs; 1 of 1 claims hold"
+    ]
+
+
+def test_the_listing_has_every_table_and_claim(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    told = lipcert(capsys, "reproduce").out
+    for table in TABLES.values():
+        assert f"  {table.name} " in told and all(f"claim: {claim.text}" in told for claim in table.claims)
+
+
+# ---- smoke
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_row_is_small_at_scale_smoke(name, tmp_path):
+    for job in jobs(TABLES[name], "smoke", None, None, tmp_path, None):
+        assert "dataset=npz" in job.lines[0], job.row.name
+        if job.row.command == "train":
+            assert smoke.chosen("model", job.row.arguments()) in smoke.NARROW, job.row.name
+
+
+@pytest.fixture(scope="module")
+def one_process():
+    with running.one_process() as runner:
+        yield runner
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_row_runs(name, tmp_path, one_process):
+    failed = running.run_jobs(jobs(TABLES[name], "smoke", None, None, tmp_path, None), print, one_process)
+    assert not failed
+
+
+def test_a_command_that_fails_in_the_one_process_does_not_end_it(tmp_path):
+    with running.one_process() as run:
+        assert run(["reproduce", "table=nothing"], tmp_path / "log") == 2
+        assert run(["reproduce", "table=tulip/table2", "print=true"], tmp_path / "log") == 0
+    assert "lipcert separation dataset=mnist" in (tmp_path / "log").read_text()
