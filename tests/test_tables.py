@@ -209,4 +209,4 @@ def test_the_network_of_a_row_is_the_one_that_the_table_is_about():
     assert kind(row("l2nnn/table8", "rand50_wd")["model"]) == "OrdinaryDeep"
     assert kind(row("linf_dist/table9", "conv_net_mlp")["model"]) == "LinfDistConv"
     assert kind(row("lmt/table1", "parseval")["model"]) == "ParsevalResNet"
-    assert kind(row("tulip/table6", "allcnn_l2")["model"]) == "AllCNN"
+    assert kind(row("tulip/table5", "allcnn_l2")["model"]) == "AllCNN"

@@ -131,6 +131,11 @@ class Table:
     laptop: Scale | None = None  # how it is trained on a laptop; None: no way is known
 
 
+    def is_quoted(self, row: Row) -> bool:
+        """Whether nothing of the row is computed here: others published its numbers."""
+        return not row.trained and not any(column.of for column in self.columns.values())
+
+
 def names() -> list[str]:
     """The names of the shipped tables, <paper>/<table>, in the order in which a reader looks for them."""
     found = [path.relative_to(_folder()).with_suffix("").as_posix() for path in _folder().rglob("*.yaml")]

@@ -55,7 +55,7 @@ def reference(table: Table, row: Row) -> Row | None:
     """The row that another one is compared with: the one it names, or the first one that is trained."""
     if row.reference:
         return table.rows[row.reference]
-    first = next((other for other in table.rows.values() if other.trained), None)
+    first = next((other for other in table.rows.values() if not table.is_quoted(other)), None)
     return None if first is None or first.name == row.name else first
 
 
@@ -70,7 +70,7 @@ def _verdict(
     if due is None:
         return OURS
     if ours is None:
-        return UNMEASURED if row.trained else QUOTED
+        return QUOTED if table.is_quoted(row) else UNMEASURED
     unit = table.columns[column].unit
     if abs(ours.number - due) <= NEAR[unit] * (1 if unit == "percent" else abs(due)):
         return WITHIN

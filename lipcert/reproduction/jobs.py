@@ -64,13 +64,12 @@ def jobs(
             raise ValueError(f"`rows`: {table.name} has no row {name}{nearest(name, list(table.rows))}")
     if seeds is not None and seeds < 1:
         raise ValueError(f"`seeds`: got {seeds}, must be at least 1")
-    found = []
-    for name in table.rows if rows is None else rows:
-        row = table.rows[name]
-        if row.trained and (not of.rows or name in of.rows):
+    found, due = [], [name for name in (table.rows if rows is None else rows) if not of.rows or name in of.rows]
+    for row in map(table.rows.__getitem__, due):
+        if row.trained:
             for seed in seeds_of(row, of, seeds):
                 found.append(_job(table, row, of, scale, seed, Path(output_dir), data_dir))
-    for other, names in parts(table, of, [job.row.name for job in found]).items():
+    for other, names in parts(table, of, due).items():
         found += jobs(load(other), scale, names, seeds, output_dir, data_dir)
     return found
 
@@ -78,7 +77,7 @@ def jobs(
 def parts(table: Table, scale: Scale, rows: Iterable[str]) -> dict[str, list[str]]:
     """{other table: its rows} that columns of these rows are of."""
     found: dict[str, list[str]] = {}
-    for row in dict.fromkeys(rows):
+    for row in rows:
         for column in table.columns.values():
             for name in sources(column, row, scale):
                 other, _, of = name.rpartition("/")

@@ -98,7 +98,7 @@ def with_quoted(table: Table, values: Values) -> dict[str, Mapping[str, Value]]:
     quoted = {
         row.name: {column: Value(number, None, 0, 0.0) for column, number in row.published.items()}
         for row in table.rows.values()
-        if not row.trained
+        if table.is_quoted(row)
     }
     return {**quoted, **values}
 
