@@ -259,7 +259,7 @@ def test_commands_run_in_processes_of_their_own_and_end_with_this_one(tmp_path, 
 
 def test_print_shows_the_commands_and_runs_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    told = lipcert(capsys, "reproduce", "table=tulip/table2", "rows=[mnist]", "print=true")
+    told = lipcert(capsys, "reproduce", "table=tulip/table2", "rows=[mnist]", "--print")
     assert told.status == 0 and told.out.strip().splitlines() == [
         "# mnist: MNIST",
         "lipcert separation dataset=mnist output_dir=outputs/reproduce/tulip/table2/full/mnist/run",

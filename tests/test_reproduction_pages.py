@@ -1,4 +1,4 @@
-"""What `lipcert reproduce` writes of a table: numbers from any file of a run, from other tables' rows, its page; smoke."""
+"""What `lipcert reproduce` writes of a table: numbers of any file and of other tables' rows, pages; scale=smoke."""
 
 import json
 from pathlib import Path
@@ -87,6 +87,11 @@ def test_the_page_has_numbers_verdicts_commands_and_no_places_of_this_machine(tm
     )
     assert "lipcert train experiment=l2nnn/mnist seed=0 output_dir=RUN" in text and "secret" not in text
     assert (tmp_path / "own/table1/full/table.svg").read_bytes().startswith(b"<?xml")
+    index = page.write_index(tmp_path).read_text()
+    assert (
+        "| [own/table1](own/table1/full/table.md) | A table | full | 1 within, 1 differs | 1 of 1 claims hold | 0 |"
+        in index
+    )
     assert list(page.results(tmp_path / "own/table1")) == [
         "measured at scale=full: 1 within, 1 differs; 1 of 1 claims hold"
     ]

@@ -77,6 +77,8 @@ def run(
     for where in [folder, *([Path(results_dir) / chosen.name / scale] if results_dir else [])]:
         page.write(chosen, scale, of, found, judged, every, where)
         console.print(f"written: {where}/{page.PAGE}", markup=False, highlight=False)
+    if results_dir:
+        console.print(f"written: {page.write_index(Path(results_dir))}", markup=False, highlight=False)
     check(failed, due, folder)
 
 

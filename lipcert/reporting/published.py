@@ -130,7 +130,6 @@ class Table:
     statistic: str = MEAN  # over seeds, or median: what the paper prints
     laptop: Scale | None = None  # how it is trained on a laptop; None: no way is known
 
-
     def is_quoted(self, row: Row) -> bool:
         """Whether nothing of the row is computed here: others published its numbers."""
         return not row.trained and not any(column.of for column in self.columns.values())
@@ -139,7 +138,12 @@ class Table:
 def names() -> list[str]:
     """The names of the shipped tables, <paper>/<table>, in the order in which a reader looks for them."""
     found = [path.relative_to(_folder()).with_suffix("").as_posix() for path in _folder().rglob("*.yaml")]
-    return sorted(found, key=lambda name: re.sub(r"\d+$", lambda digits: digits[0].zfill(2), name))
+    return sorted(found, key=in_order)
+
+
+def in_order(name: Any) -> str:
+    """The key by which names and paths with numbers in them are sorted: table9 stands before table10."""
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(3), str(name))
 
 
 def load(name: str) -> Table:

@@ -11,7 +11,7 @@ import torch
 
 from lipcert import files
 from lipcert.reporting.plotting import drawn
-from lipcert.reporting.published import Scale, Table
+from lipcert.reporting.published import Scale, Table, in_order
 from lipcert.reproduction import printing
 from lipcert.reproduction.cells import Cell, count
 from lipcert.reproduction.claims import HOLDS
@@ -20,7 +20,7 @@ from lipcert.reproduction.jobs import Job
 from lipcert.reproduction.running import STATE, State
 from lipcert.runs.layout import SUMMARY
 
-PAGE, CELLS, FIGURE, RESULT = "table.md", "table.csv", "table.svg", "result.json"
+PAGE, CELLS, FIGURE, RESULT, INDEX = "table.md", "table.csv", "table.svg", "result.json", "tables.md"
 MOST_BYTES = 1 << 24
 
 Claims = Sequence[tuple[str, str]]  # text and verdict
@@ -66,11 +66,42 @@ def minutes_of(due: Sequence[Job]) -> float:
 def results(folder: Path) -> Iterator[str]:
     """A line for each scale at which a table was measured, where its pages are in `folder`."""
     for path in sorted(folder.glob(f"*/{RESULT}")):
-        content = json.loads(files.read_regular(path, MOST_BYTES))
-        cells = ", ".join(f"{number} {word}" for word, number in content["cells"].items())
-        held = sum(verdict == HOLDS for _, verdict in content["claims"])
-        claims = f"; {held} of {len(content['claims'])} claims hold" if content["claims"] else ""
-        yield f"measured at scale={content['scale']}: {cells}{claims}"
+        content = _read(path)
+        claims = f"; {_claims(content)}" if content["claims"] else ""
+        yield f"measured at scale={content['scale']}: {_cells(content)}{claims}"
+
+
+def write_index(folder: Path) -> Path:
+    """Writes tables.md into a folder: a line for each table that has a page below it. Returns its path."""
+    found = {path: _read(path) for path in sorted(folder.rglob(RESULT), key=in_order)}
+    lines = ["# The papers' tables", "", "Each beside what was published, as `lipcert reproduce` wrote them.", ""]
+    words = [verdict for content in found.values() for _, verdict in content["claims"]]
+    cells: dict[str, int] = {}
+    for content in found.values():
+        for word, number in content["cells"].items():
+            cells[word] = cells.get(word, 0) + number
+    lines += [f"- Cells: {', '.join(f'{number} {word}' for word, number in cells.items())}."]
+    lines += [f"- Claims: {', '.join(f'{words.count(word)} {word}' for word in dict.fromkeys(words))}.", ""]
+    lines += ["| table | what | scale | cells | claims | minutes by the clock |", "|---|---|---|---|---|---:|"]
+    for path, content in found.items():
+        link = f"[{content['table']}]({path.parent.relative_to(folder).as_posix()}/{PAGE})"
+        row = [link, content["title"], content["scale"], _cells(content), _claims(content), f"{content['minutes']:.0f}"]
+        lines.append(f"| {' | '.join(row)} |")
+    files.write_atomic(folder / INDEX, "\n".join(lines) + "\n")
+    return folder / INDEX
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(files.read_regular(path, MOST_BYTES))
+
+
+def _cells(content: Mapping[str, Any]) -> str:
+    return ", ".join(f"{number} {word}" for word, number in content["cells"].items())
+
+
+def _claims(content: Mapping[str, Any]) -> str:
+    held = sum(verdict == HOLDS for _, verdict in content["claims"])
+    return f"{held} of {len(content['claims'])} claims hold" if content["claims"] else "none"
 
 
 def _page(
@@ -129,4 +160,4 @@ def _short(commit: str) -> str:
 
 def _summary(job: Job) -> dict[str, Any]:
     path = job.directory / SUMMARY
-    return json.loads(files.read_regular(path, MOST_BYTES)) if path.exists() else {}
+    return _read(path) if path.exists() else {}
