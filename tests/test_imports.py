@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1] / "lipcert"
 LAYERS = (
     {"api", "cli"},
     {"commands"},
-    {"analyses", "export", "reproduction"},
+    {"analyses", "export", "report", "reproduction"},
     {"evaluation"},
     {"training", "certificates", "reporting"},
     {"runs", "attacks", "models", "losses", "schedules", "optimizers", "datasets"},
@@ -28,6 +28,7 @@ LAYERS = (
 # Within a line, and what is left open above: (who, whom).
 BESIDES = {
     ("api", "cli"),  # the Python API is above all
+    ("report", "analyses"),  # it shows what they found
     ("certificates", "attacks"),  # the statistical one searches by a step of theirs
     ("configuration", "parts"),
     ("configuration", "errors"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#555555", "#80ba5a")
 DASHES = ((0, (5, 2)), (0, (5, 2, 1, 2)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)))
-NORMS = {Norm.L2: "l2", Norm.LINF: "l∞"}
+NORMS = {Norm.L1: "l1", Norm.L2: "l2", Norm.LINF: "l∞"}
 _NEGLIGIBLE = 0.005  # of the images: a curve's last outliers don't set the scale
 
 
