@@ -27,6 +27,8 @@ from lipcert.layers.recurrent import NonexpansiveRNNCell as NonexpansiveRNNCell
 from lipcert.layers.residual import ConvexResidual as ConvexResidual
 from lipcert.layers.residual import Residual as Residual
 from lipcert.layers.scaled_tanh import ScaledTanh as ScaledTanh
+from lipcert.layers.two_sided import OneSidedSigmoid as OneSidedSigmoid
+from lipcert.layers.two_sided import OneSidedTanh as OneSidedTanh
 from lipcert.layers.two_sided import TwoSidedReLU as TwoSidedReLU
 from lipcert.layers.two_sided import TwoSidedSigmoid as TwoSidedSigmoid
 from lipcert.layers.two_sided import TwoSidedTanh as TwoSidedTanh

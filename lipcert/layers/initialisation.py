@@ -25,4 +25,4 @@ def pass_on(model: nn.Module, noise: float = 1e-2) -> None:
                     module.weight.normal_(std=noise / inputs**0.5)
                     module.weight[..., :out] += torch.eye(out)
         if not isinstance(module, nn.Dropout):
-            behind = isinstance(module, TwoSidedReLU)
+            behind = isinstance(module, TwoSidedReLU) and module.sides == 2

@@ -44,10 +44,14 @@ class GlobalNormPool2d(nn.Module):
         return global_norm_pool2d(x, DELTA)
 
 
-def pooling(kind: str, size: int) -> nn.Module:
-    """Pooling of `size`×`size` windows without overlap: "norm", or "max" for ablations."""
+def pooling(kind: str, size: int, stride: int | None = None) -> nn.Module:
+    """Pooling of `size`×`size` windows, `stride` apart (None: `size`, without overlap): "norm", or "max" for ablations.
+
+    Where windows overlap, "norm" divides by the root of the largest number of windows that an entry is in, and "max",
+    which expands by that much, is counted as it is. Raises ValueError for another word.
+    """
     if kind == "norm":
-        return NormPool2d(size)
+        return NormPool2d(size, stride)
     if kind == "max":
-        return nn.MaxPool2d(size)
+        return nn.MaxPool2d(size, stride)
     raise ValueError(f"`model.pooling` must be norm or max, got {kind!r}")

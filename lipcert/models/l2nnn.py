@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lipcert.layers import NonexpansiveConv2d, NonexpansiveLinear, UnitRowsLinear, nonlinearity, pass_on
-from lipcert.layers import pooling as pooling_layer
-from lipcert.models.headed import Headed, check_halvings
+from lipcert.layers import NonexpansiveConv2d, NonexpansiveLinear, UnitRowsLinear, pass_on
+from lipcert.models.headed import Headed
+from lipcert.models.l2nnn_steps import Steps, convolved
 
 
 class L2NNN(Headed):
@@ -31,27 +31,44 @@ class L2NNN(Headed):
         depth: int = 16,
         width: int | None = None,
         activation: str = "two_sided_relu",
+        activation_t: str = "channel",
+        subtract_mean: bool = False,
         pooling: str = "norm",
+        pool_size: int = 2,
+        pool_stride: int | None = None,
         multi: bool = True,
         divide: bool = True,
         gram: str = "smaller",
     ):
-        check_halvings(input_shape, len(channels))
+        steps = Steps(
+            activation=activation,
+            activation_t=activation_t,
+            subtract_mean=subtract_mean,
+            pooling=pooling,
+            pool_size=pool_size,
+            pool_stride=pool_stride,
+        )
+        steps.check(input_shape, len(channels))
         features, height, breadth = input_shape
         width = width or min(128, math.prod(input_shape))
         layers: list[nn.Module] = []
         for out in channels:
             padding = kernel_size // 2
-            layers.append(NonexpansiveConv2d(features, out, kernel_size, padding=padding, gram=gram, divide=divide))
-            step, features = nonlinearity(activation, out)
-            layers += [step, pooling_layer(pooling, 2)]
-            height, breadth = height // 2, breadth // 2
+            layers.append(
+                NonexpansiveConv2d(
+                    features, out, kernel_size, padding=padding, bias=steps.bias, gram=gram, divide=divide
+                )
+            )
+            height, breadth = convolved(kernel_size, height, breadth)
+            step, features = steps.behind(out, height, breadth)
+            layers += [*step, steps.pool()]
+            height, breadth = steps.pooled(height, breadth)
         layers.append(nn.Flatten())
         features *= height * breadth
         for _ in range(depth):
-            layers.append(NonexpansiveLinear(features, width, gram=gram))
-            step, features = nonlinearity(activation, width)
-            layers.append(step)
+            layers.append(NonexpansiveLinear(features, width, steps.bias, gram))
+            step, features = steps.behind(width)
+            layers += step
         last = UnitRowsLinear if multi else NonexpansiveLinear
         super().__init__(nn.Sequential(*layers), last(features, num_classes, gram=gram))
         pass_on(self)

@@ -12,11 +12,10 @@ from lipcert.layers import (
     JoinBranches,
     NonexpansiveConv2d,
     Replicate,
-    nonlinearity,
     pass_on,
 )
-from lipcert.layers import pooling as pooling_layer
-from lipcert.models.headed import Headed, check_halvings
+from lipcert.models.headed import Headed
+from lipcert.models.l2nnn_steps import Steps, convolved
 
 
 class L2NNNCifar(Headed):
@@ -36,30 +35,50 @@ class L2NNNCifar(Headed):
         depth: int = 18,
         width: int = 128,
         activation: str = "two_sided_relu",
+        activation_t: str = "channel",
+        subtract_mean: bool = False,
         pooling: str = "norm",
+        pool_size: int = 2,
+        pool_stride: int | None = None,
         divide: bool = True,
         gram: str = "smaller",
     ):
-        check_halvings(input_shape, len(channels) - 1)
+        steps = Steps(
+            activation=activation,
+            activation_t=activation_t,
+            subtract_mean=subtract_mean,
+            pooling=pooling,
+            pool_size=pool_size,
+            pool_stride=pool_stride,
+        )
+        steps.check(input_shape, len(channels) - 1)
         c, height, breadth = input_shape
         k = num_classes
         layers: list[nn.Module] = [Replicate(k)]
         for i, out in enumerate(channels):
             layers.append(
                 NonexpansiveConv2d(
-                    k * c, k * out, kernel_size, padding=kernel_size // 2, groups=k, gram=gram, divide=divide
+                    k * c,
+                    k * out,
+                    kernel_size,
+                    padding=kernel_size // 2,
+                    groups=k,
+                    bias=steps.bias,
+                    gram=gram,
+                    divide=divide,
                 )
             )
-            step, c = nonlinearity(activation, out, groups=k)
-            layers.append(step)
+            height, breadth = convolved(kernel_size, height, breadth)
+            step, c = steps.behind(k * out, height, breadth, groups=k)
+            layers += step
             if i > 0:
-                layers.append(pooling_layer(pooling, 2))
-                height, breadth = height // 2, breadth // 2
+                layers.append(steps.pool())
+                height, breadth = steps.pooled(height, breadth)
         layers.append(FlattenBranches(k))
         inputs = c * height * breadth
         for _ in range(depth):
-            layers.append(BranchLinear(k, inputs, width, gram=gram))
-            step, inputs = nonlinearity(activation, width, dim=2)
-            layers.append(step)
+            layers.append(BranchLinear(k, inputs, width, steps.bias, gram))
+            step, inputs = steps.behind(k, width)
+            layers += step
         super().__init__(nn.Sequential(*layers), nn.Sequential(BranchLinear(k, inputs, 1, gram=gram), JoinBranches()))
         pass_on(self)

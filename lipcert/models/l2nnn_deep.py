@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lipcert.layers import BranchLinear, JoinBranches, NonexpansiveConv2d, NonexpansiveLinear, nonlinearity, pass_on
-from lipcert.layers import pooling as pooling_layer
-from lipcert.models.headed import Headed, check_halvings
+from lipcert.layers import BranchLinear, JoinBranches, NonexpansiveConv2d, NonexpansiveLinear, pass_on
+from lipcert.models.headed import Headed
+from lipcert.models.l2nnn_steps import Steps, convolved
 
 
 class L2NNNDeep(Headed):
@@ -35,32 +35,46 @@ class L2NNNDeep(Headed):
         branch: int = 9,
         branch_width: int = 64,
         activation: str = "two_sided_relu",
+        activation_t: str = "channel",
+        subtract_mean: bool = False,
         pooling: str = "norm",
+        pool_size: int = 2,
+        pool_stride: int | None = None,
         divide: bool = True,
         gram: str = "smaller",
         dropout: float = 0.0,
     ):
-        check_halvings(input_shape, len(channels))
+        steps = Steps(
+            activation=activation,
+            activation_t=activation_t,
+            subtract_mean=subtract_mean,
+            pooling=pooling,
+            pool_size=pool_size,
+            pool_stride=pool_stride,
+        )
+        steps.check(input_shape, len(channels))
         width, height, breadth = input_shape
         trunk: list[nn.Module] = []
         for out in channels:
+            padding = kernel_size // 2
             trunk.append(
-                NonexpansiveConv2d(width, out, kernel_size, padding=kernel_size // 2, gram=gram, divide=divide)
+                NonexpansiveConv2d(width, out, kernel_size, padding=padding, bias=steps.bias, gram=gram, divide=divide)
             )
-            step, width = nonlinearity(activation, out)
-            trunk += [step, pooling_layer(pooling, 2)]
-            height, breadth = height // 2, breadth // 2
+            height, breadth = convolved(kernel_size, height, breadth)
+            step, width = steps.behind(out, height, breadth)
+            trunk += [*step, steps.pool()]
+            height, breadth = steps.pooled(height, breadth)
         trunk.append(nn.Flatten())
         width *= height * breadth
         for _ in range(shared):
-            trunk.append(NonexpansiveLinear(width, shared_width, gram=gram))
-            step, width = nonlinearity(activation, shared_width)
-            trunk += [step, *([nn.Dropout(dropout)] if dropout else [])]
+            trunk.append(NonexpansiveLinear(width, shared_width, steps.bias, gram))
+            step, width = steps.behind(shared_width)
+            trunk += [*step, *([nn.Dropout(dropout)] if dropout else [])]
         head: list[nn.Module] = []
         for _ in range(branch):
-            head.append(BranchLinear(num_classes, width, branch_width, gram=gram))
-            step, width = nonlinearity(activation, branch_width, dim=2)
-            head.append(step)
+            head.append(BranchLinear(num_classes, width, branch_width, steps.bias, gram))
+            step, width = steps.behind(num_classes, branch_width)
+            head += step
         head += [BranchLinear(num_classes, width, 1, gram=gram), JoinBranches()]
         super().__init__(nn.Sequential(*trunk), nn.Sequential(*head))
         pass_on(self)

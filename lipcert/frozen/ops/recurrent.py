@@ -47,8 +47,14 @@ class Recurrent(Operation):
     def _turn(self) -> float:
         return float(torch.hypot(self.cos, self.sin).max()) * UP
 
-    def _size(self) -> float:
-        return float(growth(Matrices(self.weight[None]), Norm.L2).max())
+    def _sizes(self) -> tuple[float, float]:
+        """Upper bounds of the l2 norms of W and of |W|, which are computed once."""
+        known: list[float] = self.__dict__.setdefault("_norms", [])
+        if not known:
+            matrix = Matrices(self.weight[None])
+            norm = float(matrix.norms(Norm.L2).max()) * UP
+            known += [norm, max(norm, float(growth(matrix, Norm.L2).max()))]
+        return known[0], known[1]
 
     def lipschitz(self, walk: Walk, number: int, part: Tensor | None) -> Any:
         """max(1, σ·√(cos² + sin²))^T over T steps, if σ is the norm of W: one step multiplies the joint movement of its
@@ -82,7 +88,7 @@ class Recurrent(Operation):
 
     def moved(self, *errors: Tensor) -> Tensor:
         """A bound in l2, as no entry moves farther than the whole."""
-        gain = math.prod([max(1.0, self._size() * self._turn())] * (self.shape[0] - 1))
+        gain = math.prod([max(1.0, self._sizes()[0] * self._turn())] * (self.shape[0] - 1))
         total = errors[0].flatten(1).sum(1).view(-1, 1, 1)
         return (total * gain * UP).expand(-1, *self.shape)
 
@@ -91,17 +97,31 @@ class Recurrent(Operation):
         return reach.to(size.device).view(-1, 1, 1).expand_as(size)
 
     def rounded_in_norm(self, arithmetic: Arithmetic, norm: Norm, *lengths: Any) -> Any:
-        """Every step adds the rounding errors of its product and of its scaling to those of the steps before. Infinite
-        where the sum is not small compared with the value."""
-        steps, n, matrix, turn = self.shape[0] - 1, self.weight.shape[1], self._size(), max(1.0, self._turn())
-        gain = math.prod([max(1.0, matrix * turn)] * steps)
-        bias = 0.0 if self.bias is None else length(self.bias, Norm.L2)
-        reach = gain * (lengths[0] + steps * turn * bias)
-        below = 8 * (n + 2) * arithmetic.tiny * (1 + matrix) * (1 + reach) * ones(self.shape, Norm.L2)
-        relative = 8 * arithmetic.gamma(n + 6)
-        if not relative * (1 + matrix) * turn * gain * steps < 0.01:
+        """A step that reads the length V adds at most d(V) = 3t·(g·(ν·V + ‖b‖) + u·(1 + V)) to the error.
+
+        Here σ and ν are the norms of W and |W|, t = √(cos² + sin²), g the relative error of the product and u what is
+        lost below the smallest normal number. W[x; h] + b is off by g·(ν·V + ‖b‖) + u·(1 + V); the two-sided ReLU
+        passes this on, and the scaling by t; the products with cos and sin are off by no more than g·t times a length
+        of at most σ·V + ‖b‖ plus that error. For g ≤ 1/2 this is below d(V), as σ ≤ ν.
+
+        The error E of all earlier outputs and the state is then multiplied by no more than S = max(1, σ·t), as the
+        exact step expands no more than that (see `lipschitz`), whatever ν is. The exact values have at most the length
+        R = S^T·(‖x‖ + T·t·‖b‖), the computed ones R + E. So E becomes at most (S + 3t·(g·ν + u))·E + d(R), and after T
+        steps it is at most T·(S + 3t·(g·ν + u))^T·d(R). Infinite where g is larger.
+        """
+        steps, n, turn = self.shape[0] - 1, self.weight.shape[1], max(1.0, self._turn())
+        matrix, size = self._sizes()
+        relative = arithmetic.safety * arithmetic.gamma(n + 6)
+        if norm is not Norm.L2 or not relative <= 0.5:
             return math.inf
-        return gain * steps * turn * (relative * (matrix * reach + bias + reach) + below) * UP
+        below = 8 * (n + 2) * arithmetic.tiny * (1 + size) * ones(self.shape, Norm.L2)
+        step = max(1.0, matrix * turn) * UP
+        gain = math.prod([step + 3 * turn * (relative * size + below) * UP] * steps)
+        bias = 0.0 if self.bias is None else length(self.bias, Norm.L2)
+        reach = math.prod([step] * steps) * (lengths[0] + steps * turn * bias)
+        if not gain < math.inf:
+            return math.inf
+        return gain * steps * 3 * turn * (relative * (size * reach + bias) + below * (1 + reach)) * UP
 
 
 def unrolled(x: Tensor, weight: Tensor, bias: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
