@@ -59,7 +59,9 @@ class Classifier(Protocol):
 
 
 class Loss(Protocol):
-    """`loss(model, x, y)` returns named scalar terms; the term named "loss" is the one that is minimised.
+    """`loss(model, x, y)` returns named scalar terms; the term named "loss" is the one that is minimised. The log has
+    the mean of each over an epoch; "accuracy" is the fraction of the images that the logits which the loss is computed
+    from classify rightly: of perturbed images, where a loss perturbs them.
 
     May own trainable parameters (they join the optimizer and the checkpoint, never the classifier). One that keeps
     something for a model, or can't train every one, has `prepare(model, input_shape)`: called once, before training and
@@ -77,6 +79,8 @@ class Verdict(NamedTuple):
 
     `radius_float32` ≤ `radius`, which a proof adds, is of the network as it is deployed in float32: every image of
     float32 in [0, 1] within it is given the label, whatever the order of summation.
+
+    `gap` (B,) is the largest logit minus the second largest, whatever the label; at least 0.
     """
 
     prediction: Tensor
@@ -84,6 +88,7 @@ class Verdict(NamedTuple):
     radius: Tensor
     lipschitz_radius: Tensor | None = None
     radius_float32: Tensor | None = None
+    gap: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,7 @@ class CertificateRow(NamedTuple):
     radius            in pixels of [0, 1], 0 where the prediction is wrong
     lipschitz_radius  what a Lipschitz bound of the whole network proves of the image, where `radius` is from elsewhere
     radius_float32    of the network as it is deployed in float32, at most `radius`; None where that is not a proof
+    gap               the largest logit minus the second largest, whatever the label; None in rows of older versions
     """
 
     split: str
@@ -185,13 +191,15 @@ class CertificateRow(NamedTuple):
     radius: float
     lipschitz_radius: float | None = None
     radius_float32: float | None = None
+    gap: float | None = None
 
 
 class AttackRow(NamedTuple):
     """One line of attacks.csv: one image under one attack at one eps (None: the smallest distance that it found).
 
     `norm` is the attack's and that of `distance`, which is 0 where the clean image is misclassified, and inf where the
-    attack failed. `factor` is None, unless eps is that multiple of the image's own certified radius.
+    attack failed. `factor` is None, unless eps is that multiple of the image's own certified radius. `prediction` is
+    the class that the network gives to the image that the attack ended with; None in rows of older versions.
     """
 
     split: str
@@ -202,6 +210,7 @@ class AttackRow(NamedTuple):
     success: bool
     distance: float
     factor: float | None = None
+    prediction: int | None = None
 
 
 class StabilityRow(NamedTuple):

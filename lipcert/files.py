@@ -12,7 +12,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,6 +46,25 @@ def read_regular(path: str | Path, limit: int) -> bytes:
     """The content of the regular file at `path`, of at most `limit` bytes; raises as `opened` does."""
     with opened(path, limit) as file:
         return file.read(os.fstat(file.fileno()).st_size)
+
+
+def hashed(file: BinaryIO, count: int | None = None) -> Any:
+    """The SHA-256 of the next `count` bytes of a file, of all where None, as an object of hashlib."""
+    found = hashlib.sha256()
+    while chunk := file.read(1 << 20 if count is None else min(1 << 20, count)):
+        found.update(chunk)
+        count = None if count is None else count - len(chunk)
+    return found
+
+
+def beginning(file: BinaryIO, count: int, known: Collection[str]) -> tuple[int, Any] | None:
+    """(length, SHA-256) of what was written to a file for certain: its first `count` bytes, or all of it, whichever has
+    one of the `known` hashes; None where neither has."""
+    found = hashed(file, count)
+    if found.hexdigest() not in known:
+        while chunk := file.read(1 << 20):
+            found.update(chunk)
+    return (file.tell(), found) if found.hexdigest() in known else None
 
 
 @contextlib.contextmanager

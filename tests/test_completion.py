@@ -49,7 +49,7 @@ TYPED = [  # what is typed, and all candidates
     ("nothing mo", []),
     ("completion ", ["bash", "zsh", "fish"]),
     ("train mo", ["model=", "monitor."]),
-    ("train model=l2nnn_", ["model=l2nnn_cifar", "model=l2nnn_deep", "model=l2nnn_resnet"]),
+    ("train model=l2nnn_", ["model=l2nnn_cifar", "model=l2nnn_deep", "model=l2nnn_recurrent", "model=l2nnn_resnet"]),
     ("train -m model=l2nnn,linf_dist,linf_dist_", [f"model=l2nnn,linf_dist,linf_dist_{x}" for x in ("conv", "mlp")]),
     ("train -m model=convnet,conv", []),
     ("train model=m", []),

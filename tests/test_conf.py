@@ -19,6 +19,7 @@ BROUGHT = {  # what each model brings: loss, optimizer, certificate, norm
     "l2nnn_deep": ("L2NNNLoss", None, "pairwise", "l2"),
     "l2nnn_cifar": ("L2NNNLoss", None, "pairwise", "l2"),
     "l2nnn_resnet": ("L2NNNLoss", None, "pairwise", "l2"),
+    "l2nnn_recurrent": ("L2NNNLoss", None, "pairwise", "l2"),
     "linf_dist": ("Hinge", "LpAdamW", "interval", "linf"),
     "linf_dist_mlp": ("IBP", "LpAdamW", "interval", "linf"),
     "linf_dist_conv": ("IBP", "LpAdamW", "interval", "linf"),

@@ -1,6 +1,7 @@
 """Several ranks: the numbers of one, a directory a job, one line for an error, and nothing left running."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -37,8 +38,14 @@ def losses(run: Path) -> list[float]:
     return [float(row[key]) for row in rows for key in ("train/loss", "val/cross_entropy")]
 
 
+def accuracies(run: Path) -> list[float]:
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    return [float(row["train/accuracy"]) for row in rows]
+
+
 def agree(run: Path, other: Path) -> None:
     assert losses(run) == pytest.approx(losses(other), rel=LOSS)
+    assert accuracies(run) == pytest.approx(accuracies(other), abs=0.01)  # rounding may decide about an image
     one, two = weights(run), weights(other)
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=0, atol=WEIGHTS * float(value.abs().max()), msg=key)
@@ -83,9 +90,13 @@ def test_a_sweep_over_ranks_gives_the_same_numbers(tmp_path):
 
 def test_early_stopping_stops_all_ranks(tmp_path):
     stopping = ("schedule.epochs=30", "schedule.early_stopping=1", "optimizer.lr=0.3", "dataset.subset=100")
+    stopping += ("schedule.keep=best",)
     done = elsewhere("train", *RUN, *TWO, *stopping, "output_dir=run")
     assert done.returncode == 0, done.stderr
     assert len(losses(Path("run"))) < 2 * 30
+    kept = json.loads(Path("run/training.json").read_text())["kept_epoch"]
+    validation = losses(Path("run"))[1::2]
+    assert kept == 1 + validation.index(min(validation)) == len(validation) - 1
 
 
 def test_a_diverging_rank_is_one_line(tmp_path):

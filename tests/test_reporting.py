@@ -173,7 +173,7 @@ def test_rows_round_trip_and_survive_what_a_killed_writer_left(tmp_path_factory,
 def test_rows_take_numpy_numbers(run):
     row = AttackRow("test", np.int64(3), "l2", PGD, np.float32(0.1), np.bool_(True), np.float64(0.1), np.float64(2))
     run.write_rows(ATTACKS, AttackRow, [row])
-    assert (run / ATTACKS).read_text().splitlines()[1] == f"test,3,l2,{PGD},0.10000000149011612,1,0.1,2.0"
+    assert (run / ATTACKS).read_text().splitlines()[1] == f"test,3,l2,{PGD},0.10000000149011612,1,0.1,2.0,"
     with pytest.raises(TypeError):
         run.write_rows(ATTACKS, AttackRow, [row._replace(index=3.7)])
     assert len(run.read_rows(ATTACKS, AttackRow)) == 1  # a failed write leaves the old file

@@ -104,11 +104,11 @@ def test_without_it_nothing_is_analysed(run, capsys):
 @pytest.mark.parametrize(
     "overrides, says",
     [
-        (["analysis=tight"], "`analysis` must be one of tightness, stability or null, got 'tight'"),
+        (["analysis=tight"], "`analysis` must be one of tightness, stability, hybrid, deciles or null, got 'tight'"),
         (["draws=-1"], "`draws` must be at least 0, got -1"),
         (["noise=0"], "`noise` must be positive, got 0"),
         (["attack=none"], "`attack` must look for the smallest l2 distance for `analysis=tightness`, got None"),
-        (["attack=pgd_l2"], "`attack.eps` has no value"),
+        (["attack=pgd_l2"], "`attack` must look for the smallest l2 distance"),
         (["attack=pgd_l2", "attack.eps=[1]"], "`attack` must look for the smallest l2 distance"),
         (["attack.images=0"], "`attack.images`: got 0"),
         (["certificate=statistical"], "`analysis=tightness` compares proofs, `certificate` is statistical"),

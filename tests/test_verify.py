@@ -288,6 +288,7 @@ REFUSED = {
     "a label": (row(4, lambda r: {"label": (r.label + 1) % 3, "radius": 0, "radius_float32": 0}), "image 4 has the"),
     "a prediction": (row(0, lambda r: {"prediction": r.label}), "image 0 has the prediction"),
     "a margin": (row(4, lambda r: {"margin": r.margin + 1e-6}), "image 4 has the margin"),
+    "a gap": (row(4, lambda r: {"gap": r.gap + 1e-6}), "image 4 has the gap"),
     "a radius without a label": (row(0, lambda r: {"radius": 0.1}), "the row of image 0 is damaged"),
     "an infinite margin": (row(2, lambda r: {"margin": float("nan")}), "the row of image 2 is damaged"),
     "another kind of claim": (row(2, lambda r: {"kind": "nominal"}), "the row of image 2 is damaged"),

@@ -14,15 +14,17 @@ from lipcert.contracts import Attack, Norm
 class Judged(NamedTuple):
     """The verdict on a batch of candidates.
 
-    images    (B, C, H, W) in float64: the candidates, made legal.
-    success   (B,): whether they are misclassified.
-    distance  (B,) in float64 and pixel units: their distances from the clean images, 0 where the clean image itself is
-              misclassified, inf where the attack failed.
+    images      (B, C, H, W) in float64: the candidates, made legal.
+    success     (B,): whether they are misclassified.
+    distance    (B,) in float64 and pixel units: their distances from the clean images, 0 where the clean image itself
+                is misclassified, inf where the attack failed.
+    prediction  (B,): the classes that `images` are given.
     """
 
     images: Tensor
     success: Tensor
     distance: Tensor
+    prediction: Tensor
 
 
 def distance(norm: Norm, a: Tensor, b: Tensor) -> Tensor:
@@ -50,13 +52,14 @@ def judge(
         raise ValueError(f"`candidate`: got shape {tuple(candidate.shape)}, the clean images have {tuple(x.shape)}")
     if not ((x >= 0) & (x <= 1)).all():
         raise ValueError("`x`: a clean image leaves [0, 1] or is NaN")
-    clean_wrong = _misclassified(answer, x, y)
+    clean_wrong = ~definite(_logits(answer, x), y)
     images = torch.where(candidate.isnan(), x, candidate.double()).clamp(0, 1)
     if eps is not None:
         images = _project(images, x, norm, torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(len(x)))
     images = torch.where(per_image(clean_wrong, x), x, images)
-    success = _misclassified(answer, images, y)
-    return Judged(images, success, distance(norm, images, x).masked_fill(~success, torch.inf))
+    logits = _logits(answer, images)
+    success = ~definite(logits, y)
+    return Judged(images, success, distance(norm, images, x).masked_fill(~success, torch.inf), logits.argmax(1))
 
 
 def attempt(
@@ -75,12 +78,12 @@ def attempt(
     return judge(exact, x, y, candidate, attack.norm, eps)
 
 
-def _misclassified(answer: Answer, x: Tensor, y: Tensor) -> Tensor:
-    """Whether the images `x` are classified differently from `y`, (B,)."""
+def _logits(answer: Answer, x: Tensor) -> Tensor:
+    """The logits (B, K) of the images `x`; ValueError below float64."""
     logits = answer(x)
     if logits.dtype != torch.float64:
         raise ValueError(f"`answer` gave logits in {logits.dtype}: judging takes a float64 network")
-    return ~definite(logits, y)
+    return logits
 
 
 def definite(logits: Tensor, y: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class Interval:
             single: Any = verdict.radius_float32
             if deployed.bounded:
                 single = in_float32(x, labels, radius, single)
-            return Verdict(verdict.prediction, verdict.margin, radius, verdict.radius, single)
+            return Verdict(verdict.prediction, verdict.margin, radius, verdict.radius, single, verdict.gap)
 
         def in_float32(x: Tensor, labels: Tensor, radius: Tensor, found: Tensor) -> Tensor:
             """The radii (B,) of the network in float32: the largest up to `radius` that boxes in float32 prove, and at

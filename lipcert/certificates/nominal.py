@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lipcert.attacks.judge import definite
+from lipcert.certificates.pairwise import top_gap
 from lipcert.contracts import BoundCertificate, Kind, Norm, Verdict
 from lipcert.frozen import Network
 from lipcert.frozen.gradients import Steepness, steepness
@@ -59,6 +60,7 @@ class Nominal:
                 room, speed = margin, math.sqrt(2) if self.by == "jacobian" else 2.0
             right = definite(logits, labels) & (margin > 0)
             largest = steepest[self.by] or math.inf
-            return Verdict(logits.argmax(1), margin, torch.where(right, room / (speed * largest), 0.0).clamp_min(0))
+            radius = torch.where(right, room / (speed * largest), 0.0).clamp_min(0)
+            return Verdict(logits.argmax(1), margin, radius, gap=top_gap(logits))
 
         return BoundCertificate(self.kind, norm, judge, observe=observe)

@@ -114,7 +114,7 @@ def pairwise_judge(
             radius = refined(roundings, x, labels, pairs, radius, most)
         margin = margins(logits, labels).amin(1)
         single = None if deployed is None else radius_float32(deployed, x, labels, radius)
-        return Verdict(logits.argmax(1), margin, radius, radius_float32=single)
+        return Verdict(logits.argmax(1), margin, radius, radius_float32=single, gap=top_gap(logits))
 
     return judge
 
@@ -156,6 +156,15 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
     own = logits.gather(1, labels[:, None])
     apart = torch.where((own == -torch.inf) & (logits == -torch.inf), 0.0, own - logits)
     return apart.scatter(1, labels[:, None], torch.inf)
+
+
+def top_gap(logits: Tensor) -> Tensor:
+    """The largest logit minus the second largest, (B,), of `logits` (B, K); equal ones are 0 apart, also where they are
+    infinite, and a single class is infinitely far ahead."""
+    if logits.shape[1] < 2:
+        return torch.full_like(logits[:, 0], torch.inf)
+    first, second = logits.topk(2, 1).values.unbind(1)
+    return torch.where(first == second, 0.0, first - second)
 
 
 def proved_radius(logits: Tensor, labels: Tensor, pairs: Tensor, lost: Tensor) -> Tensor:

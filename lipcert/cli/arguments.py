@@ -16,7 +16,8 @@ from lipcert.runs.find import exists
 from lipcert.runs.naming import free_directory
 from lipcert.runs.sweep import Sweep
 
-PATHS = ("run", "resume", "output_dir", "data_dir", "dataset.path", "separation", "check", "folder")  # = may be in them
+# Keys in whose values there may be a =.
+PATHS = ("run", "resume", "other", "output", "output_dir", "data_dir", "dataset.path", "separation", "check", "folder")
 DEBUG = {"schedule.epochs": "1", "dataset.subset": "100", "attack.images": "20"}  # what debug=true stands for
 HYDRAS_DIRECTORIES = ("hydra", "hydra.run", "hydra.run.dir", "hydra.sweep", "hydra.sweep.dir", "hydra.sweep.subdir")
 BESIDE_RESUME = ("resume", "trust", "extend")
@@ -48,6 +49,8 @@ def flag_actions() -> list[argparse.Action]:
 
 def sort_arguments(arguments: list[str], command: str) -> tuple[list[str], list[str]]:
     """(Hydra's flags, the overrides). ValueError for a flag that does not exist, or without its value."""
+    if command == "reproduce":
+        arguments = ["print=true" if word == "--print" else word for word in arguments]
     found, unknown = parser().parse_known_intermixed_args(arguments)
     if unknown:
         names = [name for action in flag_actions() for name in action.option_strings if name.startswith("--")]
@@ -120,9 +123,9 @@ def check_override(override: str) -> None:
 
 
 def named(command: str, overrides: list[str]) -> list[str]:
-    """The overrides, with words that have no key given theirs: the runs of `compare`, the folder of `verify`.
-    ValueError for other words."""
-    takes_words = command in ("compare", "verify")
+    """The overrides, with words that have no key given theirs: the runs of `compare` and `report`, the folder of
+    `verify`. ValueError for other words."""
+    takes_words = command in ("compare", "report", "verify")
     words = [o for o in overrides if ("=" not in o and o[:1] != "~") or (takes_words and exists(o))]
     if not words:
         return overrides

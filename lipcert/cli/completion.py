@@ -20,11 +20,12 @@ from lipcert.runs.directory import is_run
 Candidate = tuple[str, str]  # the whole word, and what it is; a word that ends with = . or / is not at its end
 
 MOST = 1000  # entries of a directory that are looked at
-RUNS = ("run", "resume")  # keys whose value is a run's directory
-PATHS = ("data_dir", "folder", "output_dir", "path", "separation", "check")  # last words of keys whose value is a path
+RUNS = ("run", "resume", "other")  # keys whose value is a run's directory
+# Last words of keys whose value is a path.
+PATHS = ("data_dir", "folder", "output", "output_dir", "path", "separation", "check")
 VALUES = {  # of keys by their last word, where neither a group nor a comment lists them
     "accelerator": ("auto", "cpu", "gpu"),
-    "analysis": ("tightness", "stability"),
+    "analysis": ("tightness", "stability", "hybrid", "deciles"),
     "device": ("cpu", "cuda"),
     "format": ("folder", "onnx", "torch"),
     "precision": ("32-true", "64-true", "16-mixed", "bf16-mixed"),
@@ -101,7 +102,7 @@ def _of_command(command: str, before: list[str], typed: str) -> Iterator[Candida
         own = {key: key.partition(".")[0] for key in known.keys}
         yield from ((f"{signs}{key}=", known.keys[key].about) for key in own if key == own[key] not in known.brings)
         yield from ((f"{signs}{head}.", "keys below it") for head in sorted({*own.values()} - {*own, *known.brings}))
-        if command == "compare":
+        if command in ("compare", "report"):
             yield from _runs("", typed)
         if command == "verify":
             yield from _paths("", typed)

@@ -36,6 +36,7 @@ COMMANDS = {
     "export": "a run's network with its proofs, as a folder for others: lipcert export run=PATH",
     "verify": "check such a folder, and prove its radii anew: lipcert verify PATH",
     "compare": "one table and one plot over runs: lipcert compare RUN RUN ...",
+    "report": "one page to read in a browser, about one run or several: lipcert report RUN ...",
     "separation": "how far apart a data set's labels lie, their Lipschitz constant: lipcert separation dataset=mnist",
     "reproduce": "a paper's table, trained row by row, beside what was published: lipcert reproduce table=l2nnn/table5",
 }

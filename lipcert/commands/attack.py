@@ -16,6 +16,7 @@ def run(
     run: str,
     attack: dict | None,
     eps: list[float | str] | str | None,
+    save_images: bool,
     data_dir: str | None,
     device: str,
     trust: bool,
@@ -43,6 +44,6 @@ def run(
     if not loaded.directory.has(CERTIFICATES):
         raise ValueError(f"`run`: {run} is not certified yet; run `lipcert certify run={run}` first")
     with loaded.directory.writing("attack"):
-        attack_run(loaded, attack, device=device)
+        attack_run(loaded, attack, device=device, save_images=save_images)
         write_record(loaded.directory)
     show(loaded.directory)

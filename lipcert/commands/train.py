@@ -17,8 +17,6 @@ from lipcert.evaluation.load import LoadedRun, build_dataset, check_data, finger
 from lipcert.evaluation.objective import check_objective, measure
 from lipcert.evaluation.record import show, write_record
 from lipcert.files import write_atomic
-from lipcert.frozen import freeze
-from lipcert.frozen.exact import exact_arithmetic
 from lipcert.imports import uncollected
 from lipcert.runs.config import AlreadyExists, make_directory, read_config, write_config
 from lipcert.runs.directory import RunDirectory, is_run
@@ -31,7 +29,7 @@ from lipcert.training.extend import extended, lengthen
 from lipcert.training.loggers import logging
 from lipcert.training.monitor import check_monitor
 from lipcert.training.preparation import is_trained, make_optimizer, prepare
-from lipcert.training.trial import try_out, try_precision
+from lipcert.training.trial import try_certificate, try_out, try_precision
 
 # What the command takes besides, and config.yaml does not keep.
 NOT_KEPT: dict[str, Any] = {
@@ -207,6 +205,7 @@ def resume_same(directory: Path, settings: dict[str, Any]) -> None:
     """
     config = read_config(directory, "output_dir", trust=True)
     due = {**settings, **{part: or_none(settings[part]) for part in ("attack", "logger")}}
+    config["schedule"] = {"keep": "last", **config["schedule"]} if "keep" in due["schedule"] else config["schedule"]
     if different := [key for key in config if key not in LABELS and config[key] != due.get(key)]:
         raise ValueError(f"`output_dir`: {directory} is a run of another `{different[0]}`: give another directory")
     resume_run(directory, trust=True)
@@ -278,13 +277,13 @@ def preflight(config: dict[str, Any], download: bool = True) -> Dataset:
         )
     if schedule.early_stopping and not len(dataset.val):
         raise ValueError("`schedule.early_stopping` needs a validation set: give `dataset.val_size`")
+    if schedule.keep == "best" and not len(dataset.val):
+        raise ValueError("`schedule.keep`=best needs a validation set: give `dataset.val_size`")
     certificate = build(config["certificate"])
     if config["attack"]:
         build(config["attack"])
     if trained:  # what can't be certified is refused now, not after hours of training
-        schedule.apply(schedule.epochs, model=network)
-        with exact_arithmetic():
-            certificate(freeze(network, dataset.input_shape, getattr(network, "norm", "l2")))
+        try_certificate(certificate, network, schedule, dataset)
     import_module("lipcert.training.fit")  # Lightning takes seconds, so it comes last; it may not fit torchvision
     return dataset
 

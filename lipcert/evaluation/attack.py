@@ -17,7 +17,7 @@ from lipcert.evaluation.load import LoadedRun
 from lipcert.frozen import Network
 from lipcert.frozen.exact import exact_arithmetic
 from lipcert.progress import Progress
-from lipcert.runs import counterexamples
+from lipcert.runs import adversarial, counterexamples
 from lipcert.runs.directory import RunDirectory
 from lipcert.runs.layout import ATTACK_FACTS, ATTACKED, ATTACKS, COUNTEREXAMPLES
 from lipcert.runs.results import drop_rows, network_hash, read_facts, read_results, write_facts
@@ -35,11 +35,13 @@ class Proved(NamedTuple):
     radii: Mapping[int, float]
 
 
-def attack_run(run: LoadedRun, node: dict[str, Any], *, device: str = "cpu") -> None:
+def attack_run(run: LoadedRun, node: dict[str, Any], *, device: str = "cpu", save_images: bool = False) -> None:
     """Appends the rows of one attack to a run whose lock is held; it goes on where it was stopped.
 
     node    the attack's configuration; its `eps` may name multiples of the certified radius, as in "1.05*certified"
     device  where it runs
+    save_images  whether the images that it finds are kept (see `runs.adversarial`); rows whose images were not are
+                 computed anew
 
     ValueError where no radius is proved that a multiple could be taken of.
     CertificateBroken if it gets within a certified radius: the counter-example is saved, and its row is kept.
@@ -51,6 +53,8 @@ def attack_run(run: LoadedRun, node: dict[str, Any], *, device: str = "cpu") -> 
     directory.mend(attack.label, *ATTACKED)
     own = own_radii(directory, attack.norm, len(test)) if any(each.factor is not None for each in tried) else {}
     facts = begin(directory, attack, node, tried, len(test), own)
+    if save_images:
+        adversarial.drop_unsaved(directory, SPLIT, attack.label, tried, len(test))
     before = [row for row in directory.read_rows(ATTACKS, AttackRow) if row.split == SPLIT]
     results = read_results(directory, SPLIT)
     proved = [
@@ -74,6 +78,7 @@ def attack_run(run: LoadedRun, node: dict[str, Any], *, device: str = "cpu") -> 
             ).run(
                 tried,
                 append=lambda rows: directory.append_rows(ATTACKS, rows),
+                keep=(lambda images: adversarial.append(directory, attack.label, images)) if save_images else None,
                 done={(row.index, Tried.of(row)) for row in before if row.attack == attack.label},
             )
         facts["images"] |= {each.key: facts["wanted"][each.key] for each in tried}
@@ -114,6 +119,7 @@ def begin(
     facts = read_facts(directory, ATTACK_FACTS, SPLIT).get(attack.label, fresh)
     if facts["network"] != fresh["network"]:
         drop_rows(directory, ATTACKS, AttackRow, lambda row: row.attack == attack.label)
+        directory.forget(adversarial.file_of(attack.label))
         facts = fresh
     if different := [key for key in settings if facts["settings"].get(key) != settings[key]]:
         key = different[0]
@@ -174,12 +180,14 @@ class Attacking:
         radii: list[Tried],
         *,
         append: Callable[[list[AttackRow]], None],
+        keep: Callable[[dict[adversarial.Place, Any]], None] | None = None,
         done: Set[tuple[int, Tried]] = frozenset(),
     ) -> None:
         """Gives `append` a row an image and what is tried, by batch; at a multiple of `own` only for images in it.
 
         Only images that are classified rightly are attacked. What is in `done` is left out, and batches are cut by
-        index, so that an attack which goes on computes what an uninterrupted one does. Raises CertificateBroken,
+        index, so that an attack which goes on computes what an uninterrupted one does. `keep` is given the images that
+        were found, (C, H, W) in float64, before `append` their rows. Raises CertificateBroken,
         after the rows were appended, where a misclassified image lies within its radius (a clean one too, at distance
         0). Counter-examples that an earlier attack left are tried first, so that going on can't walk past them.
         """
@@ -193,7 +201,11 @@ class Attacking:
                     block_ = block if tried.factor is None else [i for i in block if i in self.own]
                     if index := [i for i in block_ if (i, tried) not in done]:
                         judged = self.attack_batch(index, tried)
-                        append(self.rows(index, tried, judged))
+                        rows = self.rows(index, tried, judged)
+                        if keep:
+                            pairs = zip(rows, judged.images.cpu().numpy(), strict=True)
+                            keep({adversarial.Place.of(row): x for row, x in pairs if adversarial.is_kept(row)})
+                        append(rows)
                         self.hold(index, judged, label)
                     shown.move(number * count + block.stop)
                     shown.tell()
@@ -217,10 +229,10 @@ class Attacking:
     def rows(self, index: list[int], tried: Tried, judged: Judged) -> list[AttackRow]:
         """What was found of each image."""
         norm, label = str(self.attack.norm), self.attack.label
-        found = zip(index, judged.success.tolist(), judged.distance.tolist(), strict=True)
+        found = zip(index, *(column.tolist() for column in judged[1:]), strict=True)
         return [
-            AttackRow(SPLIT, i, norm, label, self.eps(i, tried), success, distance_, tried.factor)
-            for i, success, distance_ in found
+            AttackRow(SPLIT, i, norm, label, self.eps(i, tried), success, distance_, tried.factor, prediction)
+            for i, success, distance_, prediction in found
         ]
 
     def hold(self, index: list[int], judged: Judged, name: str, keep: bool = True) -> None:
@@ -235,8 +247,6 @@ class Attacking:
             ]
             if not broken:
                 continue
-            with torch.no_grad():
-                prediction = self.exact(judged.images).argmax(1)
             files = [
                 counterexamples.save(
                     self.directory,
@@ -244,7 +254,7 @@ class Attacking:
                         "x": x[row].cpu(),
                         "x_adv": judged.images[row].cpu(),
                         "label": int(y[row]),
-                        "prediction": int(prediction[row]),
+                        "prediction": int(judged.prediction[row]),
                         "distance": within[row].item(),
                         "radius": radius,
                         "norm": str(norm),

@@ -123,7 +123,7 @@ def certify_images(
             continue
         verdict = bound.judge(exact(x), y)
         columns = [column.tolist() for column in (y, verdict.prediction, verdict.margin, verdict.radius)]
-        for column in (verdict.lipschitz_radius, verdict.radius_float32):
+        for column in (verdict.lipschitz_radius, verdict.radius_float32, verdict.gap):
             columns.append([None] * len(y) if column is None else column.tolist())
         key = (bound.norm.value, label, bound.kind.value)
         rows = [CertificateRow(split, at + i, *key, *row) for i, row in enumerate(zip(*columns, strict=True))]

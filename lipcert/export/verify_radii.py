@@ -133,6 +133,19 @@ class Judge:
             if not difference <= TOLERANCE:
                 raise ValueError(f"{where} has the margin {row.margin!r}, and the network says {float(margins[k])!r}")
             self.margin = max(self.margin, difference)
+            self._check_gap(row, logits[k], float(size[k]) or 1.0)
+
+    def _check_gap(self, row: CertificateRow, logits: Tensor, size: float) -> None:
+        """ValueError where the difference of the two largest of an image's `logits` (K,), relative to their `size`, is
+        not the one that its row states."""
+        if row.gap is None:
+            return
+        first, second = logits.topk(2).values.tolist() if len(logits) > 1 else (math.inf, 0.0)
+        gap = 0.0 if first == second else first - second
+        if row.gap != gap and not abs(row.gap - gap) / size <= TOLERANCE:
+            raise ValueError(
+                f"certificates.csv: image {row.index} has the gap {row.gap!r}, and the network says {gap!r}"
+            )
 
     def _check_float32(self, x: Tensor, logits: Tensor, here: Errors) -> None:
         """Whether float32, as it runs on this machine, stays within the stated error."""

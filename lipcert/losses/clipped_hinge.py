@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipcert.losses.accuracy import accuracy
+
 
 class ClippedHinge(nn.Module):
     """mean of max_i clip(r_i, 0, 1) + weight·CE(a·g, y), r_i = (g_i − g_t + 2e)/(2e) for i ≠ t, e = eps·`model.unit`.
@@ -33,4 +35,5 @@ class ClippedHinge(nn.Module):
         ratio = ((logits - own + width) / width).scatter(1, y[:, None], 0.0)
         hinge = ratio.clamp(0, 1).amax(1).mean()
         cross_entropy = F.cross_entropy((1 + self.scale_rate * self.steps) * logits, y)
-        return {"loss": hinge + self.weight * cross_entropy, "hinge": hinge, "cross_entropy": cross_entropy}
+        terms = {"hinge": hinge, "cross_entropy": cross_entropy, "accuracy": accuracy(logits, y)}
+        return {"loss": hinge + self.weight * cross_entropy, **terms}

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipcert.losses.accuracy import accuracy
 from lipcert.losses.adversary import evaluating
 
 
@@ -32,7 +33,8 @@ class CrossEntropy(nn.Module):
         if self.adversary is not None:
             with evaluating(model) as answer:
                 x = self.adversary(answer, x, y, None)
-        loss = F.cross_entropy(model(x).float(), y)
+        logits = model(x).float()
+        loss = F.cross_entropy(logits, y)
         if self.head_decay:
             loss = loss + self.head_decay / 2 * sum(p.square().sum() for p in model.head.parameters())
-        return {"loss": loss}
+        return {"loss": loss, "accuracy": accuracy(logits, y)}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipcert.frozen.training import Estimate
+from lipcert.losses.accuracy import accuracy
 
 
 class GloRo(nn.Module):
@@ -39,4 +40,5 @@ class GloRo(nn.Module):
         natural = F.cross_entropy(logits, y)
         robust = F.softplus(bottom - logits.logsumexp(1)).mean()
         loss = natural + self.weight * robust
-        return {"loss": loss, "natural": natural, "robust": robust, "steepness": pairs.detach().amax()}
+        terms = {"natural": natural, "robust": robust, "steepness": pairs.detach().amax()}
+        return {"loss": loss, **terms, "accuracy": accuracy(logits, y)}

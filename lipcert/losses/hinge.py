@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from lipcert.losses.accuracy import accuracy
+
 
 class Hinge(nn.Module):
     """With h_i = max(0, θ − (g_t − g_i)) for i ≠ t and h_t = 0:
@@ -26,4 +28,5 @@ class Hinge(nn.Module):
         own = logits.gather(1, y[:, None])
         hinge = (threshold - (own - logits)).clamp_min(0).scatter(1, y[:, None], 0.0)
         worst, mean = hinge.amax(1).mean(), hinge.mean()
-        return {"loss": self.mix * worst + (1 - self.mix) * mean, "worst": worst, "mean": mean}
+        loss = self.mix * worst + (1 - self.mix) * mean
+        return {"loss": loss, "worst": worst, "mean": mean, "accuracy": accuracy(logits, y)}

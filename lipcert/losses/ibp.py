@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from lipcert.frozen.arithmetic import EXACT
 from lipcert.frozen.boxes import worst_margins
 from lipcert.frozen.training import Captured
+from lipcert.losses.accuracy import accuracy
 from lipcert.losses.adversary import evaluating
 
 
@@ -52,4 +53,5 @@ class IBP(nn.Module):
             logits = enclosed(z)
         natural = F.cross_entropy(logits, y)
         robust = F.cross_entropy(-worst_margins(self.captured(enclosed), low, high, y, EXACT), y)
-        return {"loss": self.kappa * natural + (1 - self.kappa) * robust, "natural": natural, "robust": robust}
+        loss = self.kappa * natural + (1 - self.kappa) * robust
+        return {"loss": loss, "natural": natural, "robust": robust, "accuracy": accuracy(logits, y)}

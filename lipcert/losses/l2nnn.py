@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipcert.losses.accuracy import accuracy
 from lipcert.losses.adversary import evaluating
 
 
@@ -73,7 +74,7 @@ class L2NNNLoss(nn.Module):
             "w": sum(weight_penalties(model), clean.new_zeros(())),
         }
         total = self.alpha * terms["a"] + self.gamma * terms["b"] + self.omega * terms["c"] + self.lambda_w * terms["w"]
-        return {"loss": total, **terms}
+        return {"loss": total, **terms, "accuracy": accuracy(clean, y)}
 
 
 def log_complement(logits: Tensor, y: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipcert.frozen.training import Estimate
+from lipcert.losses.accuracy import accuracy
 
 
 class LMT(nn.Module):
@@ -40,4 +41,5 @@ class LMT(nn.Module):
             margins = logits.gather(1, y[:, None]) - logits
             share = (margins / ahead).nan_to_num_(1.0).amin(1).clamp_(0, 1)  # the label's own ratio is 0/0
         loss = F.cross_entropy(logits + share[:, None] * ahead, y)
-        return {"loss": loss, "steepness": pairs.detach().amax(), "share": share.mean()}
+        right = accuracy(logits, y)
+        return {"loss": loss, "steepness": pairs.detach().amax(), "share": share.mean(), "accuracy": right}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipcert.losses.accuracy import accuracy
 from lipcert.norms import Matrices
 
 
@@ -31,14 +32,16 @@ class SpectralNorm(nn.Module):
             self.register_buffer(f"vector{i}", start / start.norm())
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
-        natural = F.cross_entropy(model(x).float(), y)
+        logits = model(x).float()
+        natural = F.cross_entropy(logits, y)
         penalty = natural.new_zeros(())
         for i, weight in enumerate(_weights(model)):
             vector: Any = self.get_buffer(f"vector{i}")
             sigma, following = Matrices(weight[None]).power_step(vector)
             vector.copy_(following)
             penalty = penalty + sigma.square().sum()
-        return {"loss": natural + self.rate / 2 * penalty, "natural": natural, "penalty": penalty}
+        terms = {"natural": natural, "penalty": penalty, "accuracy": accuracy(logits, y)}
+        return {"loss": natural + self.rate / 2 * penalty, **terms}
 
 
 def _weights(model: nn.Module) -> list[Tensor]:

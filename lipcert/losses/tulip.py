@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipcert.losses.accuracy import accuracy
+
 Losses = Callable[[Tensor], Tensor]  # from images (B, ...) to the cross-entropy of each (B,)
 
 
@@ -74,9 +76,18 @@ class Tulip(nn.Module):
 
     def forward(self, model: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
         device = x.device.type
+        right: list[Tensor] = []  # the accuracy of each answer
+
+        def answer(images: Tensor) -> Tensor:
+            logits = model(images)
+            right.append(accuracy(logits, y))
+            return logits
+
         with torch.autocast(device, enabled=self.twice and torch.is_autocast_enabled(device)):
-            losses, steep = self.losses(model, x, y)
-        terms = {"cross_entropy": losses.mean()}
+            losses, steep = self.losses(answer, x, y)
+        moves = self.perturbation != "none"
+        last = self.penalty == "none" or (moves and self.penalty_at == "clean")  # whether the CE came last of all
+        terms = {"cross_entropy": losses.mean(), "accuracy": right[-1 if last else int(moves)]}
         if steep is not None:
             if self.penalty == "max":
                 penalty = self.penalty_weight * (steep.amax() - self.lip_0).clamp_min(0)
@@ -85,7 +96,7 @@ class Tulip(nn.Module):
             terms |= {"penalty": penalty, "steepest": steep.amax(), "steepness": steep.mean()}
         return {"loss": terms["cross_entropy"] + terms.get("penalty", 0.0), **terms}
 
-    def losses(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+    def losses(self, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """The CE of each image at its point of training, and the ‖∇‖₂ to be penalised or None; both (B,)."""
         ce = partial(cross_entropies, model, y)
         if self.penalty != "none" and not self.twice:
@@ -116,7 +127,7 @@ class Tulip(nn.Module):
         return unit(gradient)
 
 
-def cross_entropies(model: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+def cross_entropies(model: Callable[[Tensor], Tensor], y: Tensor, x: Tensor) -> Tensor:
     logits = model(x)
     return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), y, reduction="none")
 

@@ -50,6 +50,25 @@ def load_checkpoint(run: RunDirectory) -> dict[str, Any]:
     return checkpoint
 
 
+def best_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Any] | None:
+    """What a checkpoint holds of the epoch with the smallest validation loss: `epoch`, from 1, its `loss`, and the
+    classifier's weights after it as `state_dict`; None of a training that keeps no best weights.
+
+    Raises ValueError where it is damaged; `path` is of its file.
+    """
+    import torch
+
+    best = checkpoint.get("best")
+    if best is None:
+        return None
+    known = best if isinstance(best, dict) else {}
+    epoch, loss, weights = (known.get(key) for key in ("epoch", "loss", "state_dict"))
+    whole = type(epoch) is int and 1 <= epoch <= checkpoint["epochs_done"] and isinstance(loss, float)
+    if not whole or not isinstance(weights, dict) or not all(isinstance(x, torch.Tensor) for x in weights.values()):
+        raise ValueError(f"{path} is damaged: `best` does not hold the weights of an epoch")
+    return best
+
+
 def load_weights(module: Any, weights: dict[str, Any], path: Path) -> None:
     """Loads the weights of a checkpoint into a module; ValueError where they are not those of the module."""
     try:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from lipcert import files
 from lipcert.runs import lock
@@ -162,6 +163,17 @@ class RunDirectory:
         manifest["files"][name] = {"sha256": [hashlib.sha256(whole).hexdigest()], "bytes": len(whole)}
         self._write(manifest)
 
+    def append_bytes(self, name: str, content: bytes) -> None:
+        """Adds to a file that is no text, which is made where missing; it may be larger than memory."""
+        manifest = self.manifest()
+        known = self._known(name) if name in manifest["files"] else (0, hashlib.sha256())
+        if known is None:
+            raise ValueError(self._damaged(name))
+        known[1].update(content)
+        files.append(self._place(name), content, known[0])
+        manifest["files"][name] = {"sha256": [known[1].hexdigest()], "bytes": known[0] + len(content)}
+        self._write(manifest)
+
     def register(self, *names: str) -> None:
         """Takes the hashes of files that somebody else has written."""
         manifest = self.manifest()
@@ -218,12 +230,10 @@ class RunDirectory:
                 if (sha256 := self._sha256(name)) in entry["sha256"]:
                     entry["sha256"] = [sha256]
                 continue
-            content = self._bytes(name, LARGE)
-            registered = _registered(content, entry)
-            if registered is not None:
-                entry |= {"sha256": [hashlib.sha256(registered).hexdigest()], "bytes": len(registered)}
-                if len(registered) < len(content):
-                    files.append(self._place(name), b"", len(registered))
+            if known := self._known(name):
+                entry |= {"sha256": [known[1].hexdigest()], "bytes": known[0]}
+                if known[0] < (self / name).stat().st_size:
+                    files.append(self._place(name), b"", known[0])
         if json.dumps(manifest) != before:
             self._write(manifest)
 
@@ -240,23 +250,28 @@ class RunDirectory:
         )
 
     def _remedy(self, name: str) -> str:
-        return REMEDIES.get(name, "train the run anew").format(self)
+        return REMEDIES.get(name, REMEDIES.get(name.partition("/")[0], "train the run anew")).format(self)
 
     def _bytes(self, name: str, limit: int) -> bytes:
-        try:
-            return files.read_regular(self / name, limit)
-        except FileNotFoundError:
-            raise ValueError(f"{self / name} is gone: restore it, or {self._remedy(name)}") from None
+        with self._opened(name, limit) as file:
+            return file.read(os.fstat(file.fileno()).st_size)
 
-    def _sha256(self, name: str, limit: int = LARGEST) -> str:
-        found = hashlib.sha256()
+    def _known(self, name: str) -> tuple[int, Any] | None:
+        entry = self._entry(name)
+        with self._opened(name, LARGEST) as file:
+            return files.beginning(file, entry["bytes"], entry["sha256"])
+
+    def _sha256(self, name: str, limit: int = LARGE) -> str:
+        with self._opened(name, limit) as file:
+            return files.hashed(file).hexdigest()
+
+    @contextlib.contextmanager
+    def _opened(self, name: str, limit: int) -> Iterator[BinaryIO]:
         try:
             with files.opened(self / name, limit) as file:
-                while chunk := file.read(1 << 20):
-                    found.update(chunk)
+                yield file
         except FileNotFoundError:
             raise ValueError(f"{self / name} is gone: restore it, or {self._remedy(name)}") from None
-        return found.hexdigest()
 
     def _place(self, name: str) -> Path:
         """The path of a file to write; its folders are made. ValueError where one of them is a link."""

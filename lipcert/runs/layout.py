@@ -13,6 +13,7 @@ CERTIFICATES = "certificates.csv"  # a row an image and certificate
 CERTIFICATE_FACTS = "certificates.json"  # what each certificate rests on
 ATTACKS = "attacks.csv"  # a row an image, attack and eps
 ATTACK_FACTS = "attacks.json"  # what each attack was asked for, and what it took
+ADVERSARIAL = "adversarial"  # a folder: a file of each attack whose images were to be kept
 AUDIT = "audit.csv"  # a row an image whose proved radius was attacked
 AUDIT_FACTS = "audit.json"  # what the audit was made with, what it took, and what it found
 AUDIT_EPS = "audit_eps.csv"  # a row an image that was attacked at one eps, of which nothing is proved
@@ -32,6 +33,7 @@ CERTIFIED, ATTACKED = (CERTIFICATE_FACTS, CERTIFICATES, STABILITY), (ATTACK_FACT
 REMEDIES = {
     **dict.fromkeys(CERTIFIED, "`lipcert certify run={0}` computes it anew"),
     **dict.fromkeys(ATTACKED, "`lipcert attack run={0}`, with the same attack, computes it anew"),
+    ADVERSARIAL: "`lipcert attack run={0} save_images=true`, with the same attack, finds its images anew",
     **dict.fromkeys((AUDIT, AUDIT_FACTS), "`lipcert audit run={0} again=true` computes it anew"),
     **dict.fromkeys(
         (AUDIT_EPS, AUDIT_EPS_FACTS), "`lipcert audit run={0} again=true`, with its norm and eps, computes it anew"

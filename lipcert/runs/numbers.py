@@ -67,6 +67,12 @@ def mean_gap(rows: Sequence[CertificateRow]) -> float:
     return _mean(rows, lambda row: max(row.margin, 0.0))
 
 
+def mean_top_gap(rows: Sequence[CertificateRow]) -> float | None:
+    """Mean of the largest minus the second largest logit over all images, rightly classified or not; None where a row
+    of an older version does not say it."""
+    return None if any(row.gap is None for row in rows) else _mean(rows, lambda row: row.gap)
+
+
 def attacks(rows: Iterable[AttackRow]) -> list[tuple[str, tuple[float, ...]]]:
     """(label, radii tried) of each attack, in order of appearance; no radii if it looks for the smallest distance."""
     found: dict[str, set[float]] = {}

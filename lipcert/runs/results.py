@@ -57,8 +57,8 @@ class Results(NamedTuple):
         return found
 
     def best(self, kind: Kind) -> list[CertificateRow]:
-        """Of each image the row with the largest radius, among the certificates of one kind, and the largest
-        `radius_float32`.
+        """Of each image the row with the largest radius, among the certificates of one kind, with the largest
+        `radius_float32` and the `gap` that any of them knows.
 
         Each of several proofs holds, so the largest radius does. ValueError where they are of different answers.
         """
@@ -70,7 +70,8 @@ class Results(NamedTuple):
         for rows in zip(*columns, strict=True):
             singles = [row.radius_float32 for row in rows if row.radius_float32 is not None]
             single = max(singles, key=_or_none, default=None)
-            found.append(max(rows, key=lambda row: _or_none(row.radius))._replace(radius_float32=single))
+            gap = next((row.gap for row in rows if row.gap is not None), None)
+            found.append(max(rows, key=lambda row: _or_none(row.radius))._replace(radius_float32=single, gap=gap))
         return found
 
     def own_radii(self, norm: str) -> dict[int, float]:

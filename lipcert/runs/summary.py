@@ -47,6 +47,7 @@ KEYS: dict[str, str] = {
     **_of_each_kind("mean_radius", _MEAN),
     **_of_each_kind("median_radius", _MEDIAN),
     "mean_gap": "mean margin between the label's logit and the next, misclassified images counting 0",
+    "mean_top_gap": "mean of the largest minus the second largest logit over all images; null of older rows",
     "lipschitz_bound": "bound, of the radii's kind, of how far the vector of logits moves while the image moves by 1",
     "lipschitz_of_logits": "the largest such bound of a single logit",
     "lipschitz_of_pairs": "the largest such bound of a difference of two logits, which radii rest on",
@@ -55,7 +56,7 @@ KEYS: dict[str, str] = {
     "enlargement": "the largest factor by which measuring the layers' norms made the bound of a pair of logits smaller",
     "gram_slack": "the part of that factor by which b(W) overestimates the matrices' norms; the rest is the tiling's",
     "failure_probability": "with which a statistical bound is none, at most; null for a proof",
-    "splits": "{val or train: images, clean_accuracy, mean_gap and the claims, of other images that were certified}",
+    "splits": "{val or train: images, clean_accuracy, mean_gap, mean_top_gap, claims, of other images certified}",
     "layers": "the layers of the bound, in order, each with its norm, the bound up to it, and what it costs the whole",
     "robust_accuracy": "{attack: {eps: fraction of the attacked images that stay rightly classified}}",
     "broken_at_multiples": "{attack: {factor: {broken, images}}}, each at that multiple of its own certified radius",
@@ -67,6 +68,7 @@ KEYS: dict[str, str] = {
     "max_jacobian_rows": "largest l2 norm of a logit's gradient among them: no bound",
     "parameters": "number of trainable parameters; null in a run of an older version",
     "epochs": "number of epochs that it was trained for; null in a run of an older version",
+    "kept_epoch": "the epoch that the weights are of: the last, or the best by schedule.keep; null in an older run",
     "seconds": "{stage: seconds of wall time}",
     "device": "what it ran on",
     "versions": "{package: version}",
@@ -94,7 +96,7 @@ def summary(
     eps          radii to report at, in the norm of the certificates
     seconds      {stage: wall time} of what is not a certificate
     environment  device, versions, git_commit and seed
-    training     parameters and epochs, where they are known
+    training     parameters, epochs and kept_epoch, where they are known
     splits       the results of other images than the test images
     audit        what `audits.audit_of` says of the radii
 
@@ -113,7 +115,7 @@ def summary(
     record["certificates"] = {label: results.facts[label]["kind"] for labels in kinds.values() for label in labels}
     record |= {"kind": strongest, "norm": report["norm"], "test_images": len(rows)}
     record["clean_accuracy"] = numbers.clean_accuracy(rows)
-    record["mean_gap"] = numbers.mean_gap(rows)
+    record |= {"mean_gap": numbers.mean_gap(rows), "mean_top_gap": numbers.mean_top_gap(rows)}
     for kind in kinds:
         record |= _claims(results.best(kind), eps)
     if all(row.lipschitz_radius is None for row in rows):
@@ -142,7 +144,7 @@ def summary(
         for attack, found in numbers.at_multiples(results.multiples).items()
     }
     record |= numbers.maxima(results.stability)
-    record |= {key: (training or {}).get(key) for key in ("parameters", "epochs")}
+    record |= {key: (training or {}).get(key) for key in ("parameters", "epochs", "kept_epoch")}
     record["seconds"] = {"train": seconds["train"], **report["seconds"], **seconds}
     record |= {key: environment[key] for key in ("device", "versions", "git_commit", "seed")}
     return record
@@ -174,7 +176,8 @@ def _claims(rows: Sequence[CertificateRow], eps: Sequence[float]) -> dict[str, A
 def _of_split(results: Results, eps: Sequence[float]) -> dict[str, Any]:
     """The numbers of images that are not the test images."""
     rows = results.best(next(iter(results.kinds())))
-    record = {"images": len(rows), "clean_accuracy": numbers.clean_accuracy(rows), "mean_gap": numbers.mean_gap(rows)}
+    record: dict[str, Any] = {"images": len(rows), "clean_accuracy": numbers.clean_accuracy(rows)}
+    record |= {"mean_gap": numbers.mean_gap(rows), "mean_top_gap": numbers.mean_top_gap(rows)}
     for kind in results.kinds():
         record |= _claims(results.best(kind), eps)
     return record

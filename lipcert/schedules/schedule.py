@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -11,17 +11,29 @@ from lipcert.schedules.ramps import Ramp
 
 class Schedule:
     """`epochs` of training in batches of `batch_size` images (all ranks together), which ends early after
-    `early_stopping` epochs without a smaller validation loss. Every other argument is a Ramp; the log uses its name.
+    `early_stopping` epochs without a smaller validation loss. `keep` says whose weights the classifier has in the end:
+    of the `last` epoch, or of the `best`, the one with the smallest validation loss (its cross-entropy, which early
+    stopping watches too). Every other argument is a Ramp; the log uses its name.
     """
 
-    def __init__(self, *, epochs: int, batch_size: int = 128, early_stopping: int | None = None, **ramps: Ramp | None):
+    def __init__(
+        self,
+        *,
+        epochs: int,
+        batch_size: int = 128,
+        early_stopping: int | None = None,
+        keep: Literal["last", "best"] = "last",
+        **ramps: Ramp | None,
+    ):
         if batch_size < 1:
             raise ValueError(f"`schedule.batch_size` must be at least 1, got {batch_size}")
         if epochs < 0:
             raise ValueError(f"`schedule.epochs` must be at least 0, got {epochs}")
         if early_stopping is not None and early_stopping < 1:
             raise ValueError(f"`schedule.early_stopping` must be at least 1 epoch of patience, got {early_stopping}")
-        self.epochs, self.batch_size, self.early_stopping = epochs, batch_size, early_stopping
+        if keep not in ("last", "best"):
+            raise ValueError(f"`schedule.keep` must be last or best, got {keep!r}")
+        self.epochs, self.batch_size, self.early_stopping, self.keep = epochs, batch_size, early_stopping, keep
         self.ramps = {name: ramp for name, ramp in ramps.items() if ramp is not None}
 
     def values(self, epoch: float) -> dict[str, float]:

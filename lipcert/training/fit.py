@@ -13,7 +13,7 @@ from lipcert.contracts import Logger
 from lipcert.datasets import batches
 from lipcert.datasets.split import Dataset
 from lipcert.progress import Progress
-from lipcert.runs.checkpoint import load_checkpoint, load_weights
+from lipcert.runs.checkpoint import best_of, load_checkpoint, load_weights
 from lipcert.runs.directory import RunDirectory
 from lipcert.runs.layout import CHECKPOINT
 from lipcert.runs.metrics import Metrics
@@ -54,6 +54,7 @@ def fit_here(run: RunDirectory, config: dict[str, Any], dataset: Dataset, logger
         if settings["precision"] == "64-true":
             module.double()  # before Lightning does, so that no weight is rounded
         load_weights(module, checkpoint["state_dict"], run / CHECKPOINT)
+        module.best = best_of(checkpoint, run / CHECKPOINT)
     trainer = make_trainer(
         run,
         epochs=schedule.epochs,

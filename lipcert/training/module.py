@@ -41,6 +41,7 @@ class Training(L.LightningModule):
         self.make_optimizer, self.seed = optimizer, seed
         self.on_epoch: Callable[[dict[str, float]], None]
         self.sums: dict[str, Tensor] = {}
+        self.best: dict[str, Any] | None = None  # what `runs.checkpoint.best_of` reads
         self.retracting: list[Any] = [layer for layer in model.modules() if hasattr(layer, "retract")]
         self.projecting: list[Any] = [layer for layer in model.modules() if hasattr(layer, "project")]
 
@@ -95,6 +96,8 @@ class Training(L.LightningModule):
             raise TrainingDiverged(f"the weights are no longer finite after step {self.global_step} {WAY_OUT}")
         if "val/cross_entropy" in numbers:
             self.log("val/cross_entropy", numbers["val/cross_entropy"], rank_zero_only=True)  # for early stopping
+            if self.schedule.keep == "best":
+                self._keep(numbers["val/cross_entropy"])
         values = self.schedule.values(self.current_epoch + 1)
         numbers |= {f"schedule/{name}": value for name, value in values.items()}
         numbers["seconds"] = time.perf_counter() - self.started
@@ -103,6 +106,14 @@ class Training(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["epochs_done"] = self.current_epoch + 1
+        if self.best is not None:
+            checkpoint["best"] = self.best
+
+    def _keep(self, loss: float) -> None:
+        """Keeps the classifier's weights if the validation loss, which all ranks know, is the smallest so far."""
+        if loss < (self.best["loss"] if self.best else torch.inf):
+            weights = {f"model.{name}": value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+            self.best = {"epoch": self.current_epoch + 1, "loss": loss, "state_dict": weights}
 
     def _add(self, stage: str, numbers: dict[str, Tensor], count: int) -> None:
         for name, value in {**numbers, "count": torch.ones((), device=self.device)}.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +11,8 @@ from torch import nn
 from lipcert.datasets import batches
 from lipcert.datasets.split import Dataset
 from lipcert.errors import CAUSED_BY_VALUES, blamed, one_line
+from lipcert.frozen.exact import exact_arithmetic
+from lipcert.frozen.freeze import freeze
 
 
 def try_out(network: nn.Module, name: str, dataset: Dataset) -> None:
@@ -42,3 +45,20 @@ def try_precision(network: nn.Module, loss: nn.Module, dataset: Dataset, acceler
     except CAUSED_BY_VALUES as error:
         what = f"`trainer.precision`: this model and loss can't be trained in {precision}, take 32-true"
         raise ValueError(f"{what} ({one_line(error)})") from error
+
+
+def try_certificate(certificate: Any, network: Any, schedule: Any, dataset: Dataset) -> None:
+    """ValueError where a certificate proves nothing of a network as its schedule leaves it in the end; with
+    `schedule.keep=best`, also as it is after the first epoch, whose weights may be kept."""
+
+    def certified(epoch: float) -> None:
+        schedule.apply(epoch, model=network)
+        with exact_arithmetic():
+            certificate(freeze(network, dataset.input_shape, getattr(network, "norm", "l2")))
+
+    certified(schedule.epochs)
+    if schedule.keep == "best" and any(ramp.owner == "model" for ramp in schedule.ramps.values()):
+        try:
+            certified(1.0)
+        except ValueError as error:
+            raise ValueError(f"`schedule.keep`=best may keep an epoch of which nothing is proved: {error}") from None
