@@ -42,7 +42,7 @@ def test_a_table_says_where_it_is_from_and_each_column_where_its_number_is(name)
     assert table.name == name and table.title and table.source and table.place
     assert all(claim.text.endswith(".") for claim in table.claims)
     for column in table.columns.values():
-        fraction = column.key and re.match(r"(splits/train/)?(clean|certified|robust)_accuracy", column.key)
+        fraction = column.key and re.search(r"(^|[/:])((clean|certified|robust)_accuracy|delegated)", column.key)
         assert (column.unit == "percent") == bool(fraction) or column.key is None
     for row in table.rows.values():
         assert not row.radius or any("{radius}" in (column.key or "") for column in table.columns.values())
@@ -55,7 +55,7 @@ def test_a_table_says_where_it_is_from_and_each_column_where_its_number_is(name)
 def test_a_row_composes_builds_and_is_what_its_command_says(table, name):
     config = row(table, name)
     built(config)
-    lines = jobs(TABLES[table], "full", [name], 1, "out", None)[0].lines
+    lines = jobs(TABLES[table], "full", [name], 1, "out", None)[-1].lines
     words = [word for word in lines[0][1:] if not word.startswith(("seed=", "output_dir="))]
     assert lines[0][0] == "train" and composed(*words) == config
     labels = {build(config["attack"]).label} if "_target_" in config["attack"] else set()
@@ -115,7 +115,7 @@ def test_a_row_has_a_job_for_each_seed_and_attacks_run_on_each():
     def lines(table: str, row: str, **options) -> list[list[str]]:
         given = {"seeds": None, "data_dir": None, **options}
         found = jobs(TABLES[table], "full", [row], given["seeds"], "out", given["data_dir"])
-        return [job.shell() for job in found]
+        return [job.shell() for job in found if (job.table, job.row.name) == (table, row)]
 
     ((train, *attacks),) = lines("l2nnn/table1", "model3", data_dir="a b")
     run = "out/l2nnn/table1/full/model3/seed=0"
@@ -123,7 +123,13 @@ def test_a_row_has_a_job_for_each_seed_and_attacks_run_on_each():
     assert attacks[0] == (
         f"lipcert attack run={run} attack=carlini_wagner_l2 attack.steps=100 attack.images=null 'data_dir=a b'"
     )
-    assert len(attacks) == 4
+    assert len(attacks) == 6 and attacks[4] == f"lipcert certify run={run} analysis=deciles 'data_dir=a b'"
+    other = "out/l2nnn/table1/full/model1/seed=0"  # which is trained before
+    assert f"analysis=hybrid other={other} threshold=1.0" in attacks[5]
+    assert [job.row.name for job in jobs(TABLES["l2nnn/hybrid"], "full", ["mnist"], 1, "out", None)] == [
+        "model1",
+        "model3",
+    ]
     assert len(lines("linf_dist/table1", "mnist_net")) == 8 and len(lines("l2nnn/table1", "model3", seeds=3)) == 3
     assert " seed=2021 " in lines("iclr2022/results", "mnist_0_3")[0][0]
     assert lines("tulip/table2", "mnist") == [

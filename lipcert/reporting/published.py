@@ -28,12 +28,12 @@ class Column:
 
     title       its heading
     key         what answers to it in a run's summary.json, with parts separated by /, or in another of its files, as in
-                `tightness.json:medians/certified_radius`; {radius} is the row's; None where no run records the number
+                `tightness.json:medians/certified_radius`; {radius} is the row's and {row} its name; None where no run records the number
     unit        percent (files have fractions of 1) or number
     complement  the paper prints 100 % minus the number
     times       what the number is multiplied by
     per         the key of what it is divided by, in the same file
-    of          rows of other tables that the number is of, as TABLE/ROW, where {row} is the row's name; the largest counts
+    of          rows of other tables that it is of, as TABLE/ROW, where {row} is this row's name; the largest counts
     """
 
     title: str
@@ -61,6 +61,8 @@ class Row:
     published: dict[str, float] = field(default_factory=dict)  # by column
     uncertain: dict[str, str] = field(default_factory=dict)  # why the value of a column is not to be relied on
     at_least: list[str] = field(default_factory=list)  # columns whose value is a lower bound
+    of: str = ""  # the row of another table, as TABLE/ROW, whose runs its numbers are of, if it is not trained itself
+    analyses: list[list[str]] = field(default_factory=list)  # of this row, beside the table's; {TABLE/ROW} is a run
     reference: str = ""  # the row that its numbers are compared with; "": the first one that is trained
     note: str = ""
 
@@ -132,7 +134,7 @@ class Table:
 
     def is_quoted(self, row: Row) -> bool:
         """Whether nothing of the row is computed here: others published its numbers."""
-        return not row.trained and not any(column.of for column in self.columns.values())
+        return not (row.trained or row.of or any(column.of for column in self.columns.values()))
 
 
 def names() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def jobs(
     output_dir: str | Path,
     data_dir: str | None,
 ) -> list[Job]:
-    """The jobs of a table, in its order, and then those of other tables whose rows some of its columns are of.
+    """The jobs of a table, in its order, after those of the rows of other tables that it reads.
 
     rows      names of those rows alone; None: all that are trained at that scale
     seeds     how many, from 0 on; None: those that the table says
@@ -64,31 +65,38 @@ def jobs(
             raise ValueError(f"`rows`: {table.name} has no row {name}{nearest(name, list(table.rows))}")
     if seeds is not None and seeds < 1:
         raise ValueError(f"`seeds`: got {seeds}, must be at least 1")
-    found, due = [], [name for name in (table.rows if rows is None else rows) if not of.rows or name in of.rows]
-    for row in map(table.rows.__getitem__, due):
-        if row.trained:
-            for seed in seeds_of(row, of, seeds):
-                found.append(_job(table, row, of, scale, seed, Path(output_dir), data_dir))
+    wanted = [name for name in (table.rows if rows is None else rows) if not of.rows or name in of.rows]
+    beside = [name for row in wanted for name in _runs_in(table.rows[row]) if name.startswith(f"{table.name}/")]
+    due = list(dict.fromkeys([*(name.rpartition("/")[2] for name in beside), *wanted]))
+    found = []
     for other, names in parts(table, of, due).items():
         found += jobs(load(other), scale, names, seeds, output_dir, data_dir)
+    for row in map(table.rows.__getitem__, due):
+        if row.trained and not row.of:
+            for seed in seeds_of(row, of, seeds):
+                found.append(_job(table, row, of, scale, seed, Path(output_dir), data_dir))
     return found
 
 
 def parts(table: Table, scale: Scale, rows: Iterable[str]) -> dict[str, list[str]]:
-    """{other table: its rows} that columns of these rows are of."""
+    """{other table: its rows} that these rows, or columns of them, are of."""
     found: dict[str, list[str]] = {}
-    for row in rows:
-        for column in table.columns.values():
-            for name in sources(column, row, scale):
-                other, _, of = name.rpartition("/")
-                if of not in found.setdefault(other, []):
-                    found[other].append(of)
-    return found
+    for row in map(table.rows.__getitem__, rows):
+        named = [name for column in table.columns.values() for name in sources(column, row, scale)]
+        for other, _, of in (name.rpartition("/") for name in [*named, *_runs_in(row)]):
+            if other != table.name and of not in found.setdefault(other, []):
+                found[other].append(of)
+    return {other: names for other, names in found.items() if names}
 
 
-def sources(column: Column, row: str, scale: Scale) -> list[str]:
+def _runs_in(row: Row) -> list[str]:
+    """The rows whose runs its analyses name."""
+    return [name for way in row.analyses for word in way for name in re.findall(r"\{([\w/]+)\}", word)]
+
+
+def sources(column: Column, row: Row, scale: Scale) -> list[str]:
     """The rows of other tables, as TABLE/ROW, that a column of a row is of at that scale."""
-    named = [name.replace("{row}", row) for name in column.of]
+    named = [name.replace("{row}", row.name) for name in column.of] or ([row.of] if row.of else [])
     return [name for name in named if name.rpartition("/")[0] not in scale.without]
 
 
@@ -122,10 +130,22 @@ def _job(table: Table, row: Row, of: Scale, scale: str, seed: int | None, output
     first += [*([] if seed is None else [f"seed={seed}"]), *place]
     lines = [[*first, f"output_dir={directory}"]]
     if row.command == "train":
-        for command, way in _ways(table, of):
+        own = [("certify", way) for way in row.analyses]
+        for command, way in [*_ways(table, of), *own]:
+            way = [_placed(word, output, scale, seed) for word in way]
             short = smoke.short(command, way) if scale == SMOKE else []
             lines.append([command, f"run={directory}", *way, *short, *place])
     return Job(table.name, row, seed, directory, lines)
+
+
+def _placed(word: str, output: Path, scale: str, seed: int | None) -> str:
+    """A word of a command, with the directory of a run where it names a row."""
+
+    def directory(row: re.Match[str]) -> str:
+        table, _, name = row[1].rpartition("/")
+        return f"{output}/{table}/{scale}/{name}/seed={seed}"
+
+    return re.sub(r"\{([\w/]+)\}", directory, word)
 
 
 def _ways(table: Table, scale: Scale) -> Iterator[tuple[str, list[str]]]:

@@ -52,14 +52,14 @@ def _row(table: Table, scale: Scale, name: str, found: Mapping[str, Mapping[str,
     values: dict[str, Value] = {}
     for column, how in table.columns.items():
         key = scale.keys.get(column, how.key)
-        places = [place.rpartition("/") for place in sources(how, name, scale)] or [(table.name, "/", name)]
+        places = [place.rpartition("/") for place in sources(how, table.rows[name], scale)] or [(table.name, "/", name)]
         known = [
             value
             for other, _, row in places
             if key is not None
             if (
                 value := _over(
-                    table, how, key, scale.radius or table.rows[name].radius, found.get(other, {}).get(row, [])
+                    table, how, key, name, scale.radius or table.rows[name].radius, found.get(other, {}).get(row, [])
                 )
             )
         ]
@@ -68,11 +68,13 @@ def _row(table: Table, scale: Scale, name: str, found: Mapping[str, Mapping[str,
     return values
 
 
-def _over(table: Table, column: Column, key: str, radius: float | None, runs: Sequence[Path]) -> Value | None:
+def _over(table: Table, column: Column, key: str, row: str, radius: float | None, runs: Sequence[Path]) -> Value | None:
     """The number over runs; None where no run has it."""
     file, path = key.rpartition(":")[::2]
     contents = [_content(run / (file or SUMMARY)) for run in runs]
-    found = [(content, _at(content, path.replace("{radius}", repr(radius)))) for content in contents]
+    found = [
+        (content, _at(content, path.replace("{radius}", repr(radius)).replace("{row}", row))) for content in contents
+    ]
     known = [(content, number) for content, number in found if number is not None]
     if not known:
         return None
@@ -104,10 +106,12 @@ def with_quoted(table: Table, values: Values) -> dict[str, Mapping[str, Value]]:
 
 
 def _at(node: Any, path: str) -> float | None:
-    """The number at a path of keys, which may have / in them; None where there is none."""
+    """The number at a path of keys, which may have / in them, or places of a list; None where there is none."""
     if isinstance(node, int | float) and not path:
         return float(node) if math.isfinite(node) else None
     parts = path.split("/")
+    if isinstance(node, list) and parts[0].isdigit() and int(parts[0]) < len(node):
+        return _at(node[int(parts[0])], "/".join(parts[1:]))
     for n in range(len(parts), 0, -1):
         if isinstance(node, Mapping) and (key := "/".join(parts[:n])) in node:
             return _at(node[key], "/".join(parts[n:]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lipcert.analyses.deciles.groups import as_csv, flat, grouped
+from lipcert.analyses.deciles.groups import as_csv, extremes, flat, grouped
 from lipcert.evaluation.load import LoadedRun
 from lipcert.reporting.plotting import NORMS, distinct_colours, drawn, legend_below, new_panels, plain
 from lipcert.reporting.rounding import decimal, percent
@@ -31,6 +31,7 @@ def analyse(run: LoadedRun) -> None:
     rows = results.best(kind)
     groups = grouped(rows, results.attacks, run.config["eps"])
     content = {"kind": kind, "norm": rows[0].norm, "images": len(rows), "groups": groups}
+    content["extremes"] = extremes(rows, results.attacks)
     directory.replace(ROWS, as_csv(groups))
     figure = deciles_figure(content, title_of(directory.path, run.config))
     for name, picture in drawn(figure, FIGURE).items():

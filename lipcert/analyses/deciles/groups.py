@@ -61,6 +61,35 @@ def _numbers(rows: Sequence[CertificateRow], attack_rows: Sequence[AttackRow], e
     }
 
 
+def extremes(rows: Sequence[CertificateRow], attack_rows: Sequence[AttackRow]) -> dict[str, Any]:
+    """The images with the largest and the smallest gap of each class (L2NNN, Figs. 3 and 4): {attack that looks for
+    the smallest distance: {"largest" or "smallest": {"class" and label: {index, gap, becomes, distance}}}}.
+
+    Of the attacked images that are classified rightly; `becomes` is None in rows of older versions.
+    """
+    of, found = {row.index: row for row in rows}, {}
+    for attack, tried in numbers.attacks(attack_rows):
+        own = [row for row in attack_rows if row.attack == attack and row.success and row.distance > 0]
+        pairs = [(of[row.index], row) for row in own if row.index in of and not tried]
+        known = [(mine, row) for mine, row in pairs if mine.prediction == mine.label and mine.gap is not None]
+        labels = sorted({mine.label for mine, _ in known})
+        by_label = {label: [pair for pair in known if pair[0].label == label] for label in labels}
+        if known:
+            found[attack] = {
+                name: {
+                    f"class{label}": _extreme(choose(pairs, key=lambda pair: pair[0].gap or 0.0))
+                    for label, pairs in by_label.items()
+                }
+                for name, choose in (("largest", max), ("smallest", min))
+            }
+    return found
+
+
+def _extreme(pair: tuple[CertificateRow, AttackRow]) -> dict[str, Any]:
+    mine, row = pair
+    return {"index": mine.index, "gap": mine.gap, "becomes": row.prediction, "distance": row.distance}
+
+
 def flat(group: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a group under one name each: `clean`, `certified 0.3`, `pgd_l2-40 0.3`."""
     found = {"clean": group["clean_accuracy"]}
