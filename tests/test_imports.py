@@ -29,6 +29,7 @@ LAYERS = (
 BESIDES = {
     ("api", "cli"),  # the Python API is above all
     ("report", "analyses"),  # it shows what they found
+    ("reproduction", "report"),  # which makes a paper's page
     ("certificates", "attacks"),  # the statistical one searches by a step of theirs
     ("configuration", "parts"),
     ("configuration", "errors"),

@@ -9,7 +9,7 @@ from commandline import lipcert
 from test_tables import NAMES, TABLES
 
 from lipcert.reporting import published
-from lipcert.reproduction import claims, measured, page, running, smoke
+from lipcert.reproduction import claims, measured, page, report, running, smoke
 from lipcert.reproduction.cells import cells
 from lipcert.reproduction.jobs import jobs
 from lipcert.reproduction.measured import Value, measure
@@ -95,6 +95,23 @@ def test_the_page_has_numbers_verdicts_commands_and_no_places_of_this_machine(tm
     assert list(page.results(tmp_path / "own/table1")) == [
         "measured at scale=full: 1 within, 1 differs; 1 of 1 claims hold"
     ]
+
+
+def test_a_paper_has_a_page_of_its_measured_tables(tmp_path):
+    table = TABLES["tulip/table2"]
+    output = tmp_path / "out"
+    (job,) = jobs(table, "laptop", None, None, output, None)
+    job.directory.mkdir(parents=True)
+    (job.directory / "separation.json").write_text(json.dumps({"lipschitz": 0.417}))
+    assert not report.of_paper("tulip", "laptop", output)  # nothing says that the table is finished
+    found = report.Found(table, "laptop", None, output)
+    page.write(table, "laptop", found.of, found.cells, found.claims, found.jobs, output / "tulip/table2/laptop")
+    text = report.render(report.of_paper("tulip", "laptop", output))
+    assert "<td>0.417 = (0.417)</td>" in text and "At this scale: MNIST alone, whole." in text
+    assert "lipcert separation dataset=mnist output_dir=RUN" in text and "http" not in text.replace(
+        "http://www.w3.org", ""
+    )
+    assert '<th scope="row">The labels of CIFAR-100 are by far the steepest.</th><td>not measured</td>' in text
 
 
 def test_the_listing_has_every_table_and_claim(tmp_path, monkeypatch, capsys):

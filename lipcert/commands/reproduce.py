@@ -11,12 +11,12 @@ from typing import Any
 
 from rich.console import Console
 
+from lipcert import files
 from lipcert.errors import RowsFailed
 from lipcert.reporting import published
-from lipcert.reproduction import claims, page, printing
-from lipcert.reproduction.cells import cells
-from lipcert.reproduction.jobs import SMOKE, Job, jobs, scale_of
-from lipcert.reproduction.measured import measure, with_quoted
+from lipcert.reproduction import page, printing
+from lipcert.reproduction.jobs import SMOKE, Job, jobs
+from lipcert.reproduction.report import Found, of_paper, render
 from lipcert.reproduction.running import one_process, run_jobs
 
 OUTPUT = "outputs/reproduce"
@@ -53,7 +53,7 @@ def run(
         list_tables(console, Path(output_dir or OUTPUT))
         return
     chosen = published.read(table, "`table`")
-    of, place = scale_of(chosen, scale), Path(output_dir or OUTPUT)
+    place = Path(output_dir or OUTPUT)
     due = jobs(chosen, scale, rows, seeds, place, data_dir)
     if print:
         show_commands(due)
@@ -64,19 +64,19 @@ def run(
         console.print(f"{chosen.name}: {len(due) - len(failed)} of {len(due)} rows ran, on noise", highlight=False)
         check(failed, due, folder)
         return
-    every = jobs(chosen, scale, None, seeds, place, data_dir)
-    values = measure(chosen, of, every)
-    found = cells(chosen, values)
-    known = with_quoted(chosen, values)
-    judged = [(c.text, claims.judge(c.test, known) if c.test else claims.UNTESTED) for c in chosen.claims]
+    found = Found(chosen, scale, seeds, place, data_dir)
     console.print(f"{chosen.title}\n{chosen.source}, {chosen.place}", markup=False, highlight=False)
-    console.print(printing.for_terminal(chosen, found))
-    lines = [*printing.remarks(chosen), *([f"At this scale: {of.note}"] if of.note else [])]
-    for line in [*lines, *printing.verdicts(found, judged)]:
+    console.print(printing.for_terminal(chosen, found.cells))
+    lines = [*printing.remarks(chosen), *([f"At this scale: {found.of.note}"] if found.of.note else [])]
+    for line in [*lines, *printing.verdicts(found.cells, found.claims)]:
         console.print(line, markup=False, highlight=False)
     for where in [folder, *([Path(results_dir) / chosen.name / scale] if results_dir else [])]:
-        page.write(chosen, scale, of, found, judged, every, where)
+        page.write(chosen, scale, found.of, found.cells, found.claims, found.jobs, where)
         console.print(f"written: {where}/{page.PAGE}", markup=False, highlight=False)
+    paper = place / chosen.name.partition("/")[0]
+    if tables := of_paper(paper.name, scale, place):
+        files.write_atomic(paper / f"{scale}.html", render(tables))
+        console.print(f"written: {paper}/{scale}.html, for a browser", markup=False, highlight=False)
     if results_dir:
         console.print(f"written: {page.write_index(Path(results_dir))}", markup=False, highlight=False)
     check(failed, due, folder)

@@ -229,23 +229,32 @@ def _size(section: Section) -> int:
 
 
 def _filled(title: str, records: Sequence[Record], shown: Sequence[Section]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
-    environment.filters["data_uri"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    counter = itertools.count(1)
     first = records[0]
     data = ", ".join(dict.fromkeys(str(r.run.summary.get("dataset")).rpartition(".")[2] for r in records))
     model = ", ".join(dict.fromkeys(str(r.run.summary.get("model")).rpartition(".")[2] for r in records))
     versions = first.run.summary.get("versions")
     version = versions.get("lipcert") if isinstance(versions, dict) else None
+    lead = f"Model: {model}. Data: {data}. What is proved, what is estimated and what attacks leave."
+    foot = "Made by lipcert" + (f"; the record is of version {version}." if version else ".")
+    return filled(title, lead, tiles(first) if len(records) == 1 else [], shown, foot)
+
+
+def filled(
+    title: str, lead: str, tiles: Sequence[Tile], shown: Sequence[Section], foot: str = "Made by lipcert."
+) -> str:
+    """The text of a page with these sections; all of it is plain text but for the blocks that say otherwise."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
+    environment.filters["data_uri"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    counter = itertools.count(1)
     text = environment.get_template("template.html.j2").render(
         title=title,
-        lead=printable(f"Model: {model}. Data: {data}. What is proved, what is estimated and what attacks leave."),
-        tiles=tiles(first) if len(records) == 1 else [],
+        lead=printable(lead),
+        tiles=tiles,
         sections=shown,
         style=(HERE / "style.css").read_text(),
-        foot="Made by lipcert" + (f"; the record is of version {version}." if version else "."),
+        foot=foot,
         next_id=lambda: f"meaning-{next(counter)}",
     )
     return re.sub(r"\n\s*\n+", "\n", text)

@@ -28,7 +28,8 @@ class Column:
 
     title       its heading
     key         what answers to it in a run's summary.json, with parts separated by /, or in another of its files, as in
-                `tightness.json:medians/certified_radius`; {radius} is the row's and {row} its name; None where no run records the number
+                `tightness.json:medians/certified_radius`; {radius} is the row's, {row} its name; None where no run
+                records the number
     unit        percent (files have fractions of 1) or number
     complement  the paper prints 100 % minus the number
     times       what the number is multiplied by

@@ -126,8 +126,7 @@ def _page(
     yield "\n## How\n"
     yield from _how(due, minutes)
     yield "\n```bash"
-    for of_row in ({(job.table, job.row.name): job for job in reversed(due)}).values():
-        yield from _commands(of_row)
+    yield from commands(due)
     yield "```"
 
 
@@ -142,6 +141,12 @@ def _how(due: Sequence[Job], minutes: float) -> Iterator[str]:
     devices = sorted({str(content.get("device")) for content in made if content.get("device")})
     vectors = torch.backends.cpu.get_cpu_capability()
     yield f"- device {', '.join(devices) or 'cpu'}; the processor of the machine that wrote this page has {vectors}"
+
+
+def commands(due: Sequence[Job]) -> Iterator[str]:
+    """The commands of each row, with one of its seeds."""
+    for job in {(job.table, job.row.name): job for job in reversed(due)}.values():
+        yield from _commands(job)
 
 
 def _commands(job: Job) -> Iterator[str]:

@@ -84,6 +84,15 @@ def remarks(table: Table) -> Iterator[str]:
             yield f"{row.name}, {table.columns[name].title}: {reason}"
 
 
+def cell_text(table: Table, row: Row, name: str, found: Cells) -> str:
+    """Our number with its mark, and the published one in brackets."""
+    cell, due = found.get(row.name, {}).get(name), as_published(table, row, name)
+    printed = f"({due})" if due else ""
+    if cell is None or cell.ours is None:
+        return printed
+    return " ".join(word for word in (ours(cell.ours, table.columns[name]), MARKS[cell.verdict], printed) if word)
+
+
 def as_markdown(table: Table, found: Cells) -> Iterator[str]:
     """The lines of a Markdown table, ours before the published number."""
     titles = ["row", *(f"{column.title}" for column in table.columns.values())]
@@ -91,15 +100,10 @@ def as_markdown(table: Table, found: Cells) -> Iterator[str]:
     yield f"|---|{'---:|' * len(table.columns)}"
     for row in table.rows.values():
         cells = []
-        for name, column in table.columns.items():
-            cell, due = found.get(row.name, {}).get(name), as_published(table, row, name)
-            if cell is None or cell.ours is None:
-                cells.append(f"({due})" if due else "")
-            else:
-                mark = MARKS[cell.verdict]
-                cells.append(
-                    " ".join(x for x in (f"**{ours(cell.ours, column)}**", mark, f"({due})" if due else "") if x)
-                )
+        for name in table.columns:
+            cell, text = found.get(row.name, {}).get(name), cell_text(table, row, name, found)
+            number = "" if cell is None else ours(cell.ours, table.columns[name])
+            cells.append(f"**{number}**{text.removeprefix(number)}" if number else text)
         yield f"| {row.title} | {' | '.join(cells)} |".replace("  ", " ")
 
 
