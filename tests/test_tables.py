@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from lipcert.commands import reproduce
 from lipcert.configuration import build, plain
+from lipcert.frozen.freeze import freeze
 from lipcert.reporting import published
 from lipcert.reproduction.jobs import jobs
 
@@ -68,6 +69,13 @@ def test_a_row_composes_builds_and_is_what_its_command_says(table, name):
             assert rest[0] in labels
         if measured == "certified_accuracy":
             assert float(rest[0]) in config["eps"]
+
+
+def test_the_flops_of_a_network_are_those_that_the_paper_prints():
+    published = TABLES["linf_dist/table1"].rows["mnist_ibp"].published["flops"]
+    model = build(composed("experiment=linf_dist/ibp")["model"], input_shape=(1, 28, 28), num_classes=10)
+    network = freeze(model.eval(), (1, 28, 28), "linf")
+    assert round(sum(operation.products for operation in network.operations) / 1e6) == published
 
 
 def test_values_are_found_at_the_row_and_the_column_that_the_paper_prints():

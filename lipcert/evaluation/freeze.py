@@ -16,15 +16,18 @@ from lipcert.runs.layout import CHECKPOINT, NETWORK, TRAINING
 
 
 def freeze_run(run: RunDirectory, config: dict[str, Any], dataset: Dataset) -> None:
-    """Writes the network that a run's training ended with, how many parameters were trained for how many epochs, and of
-    which epoch the weights are.
+    """Writes the network that a run's training ended with, how many products an image takes, how many parameters were
+    trained for how many epochs, and of which epoch the weights are.
 
     ValueError where its checkpoint does not fit its config.
     """
     model, epochs, kept = rebuild(run, config, dataset)
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    run.write_json(TRAINING, {"parameters": parameters, "epochs": epochs, "kept_epoch": kept})
-    save(freeze(model, dataset.input_shape, getattr(model, "norm", "l2")), run / NETWORK)
+    network = freeze(model, dataset.input_shape, getattr(model, "norm", "l2"))
+    products = sum(operation.products for operation in network.operations)
+    facts = {"parameters": parameters, "products": products, "epochs": epochs, "kept_epoch": kept}
+    run.write_json(TRAINING, facts)
+    save(network, run / NETWORK)
     run.register(f"{NETWORK}/{TEXT}", f"{NETWORK}/{TENSORS}")
 
 

@@ -50,6 +50,11 @@ class Operation:
         """The value for a batch, in the precision of the constants."""
         raise NotImplementedError
 
+    @property
+    def products(self) -> int:
+        """How many products of an input and a weight, or differences of them, the value of one image takes."""
+        return 0
+
     def result_shape(self, *shapes: Shape) -> Shape:
         """The shape of the value for inputs of these shapes. Raises ValueError where constants, attributes and inputs
         do not fit together: this checks what was read from a file before anything is computed."""

@@ -67,6 +67,7 @@ KEYS: dict[str, str] = {
     "max_jacobian": "largest spectral norm of the logits' Jacobian among them: no bound",
     "max_jacobian_rows": "largest l2 norm of a logit's gradient among them: no bound",
     "parameters": "number of trainable parameters; null in a run of an older version",
+    "products": "products of an input and a weight, or differences of them, for an image; null in an older run",
     "epochs": "number of epochs that it was trained for; null in a run of an older version",
     "kept_epoch": "the epoch that the weights are of: the last, or the best by schedule.keep; null in an older run",
     "seconds": "{stage: seconds of wall time}",
@@ -96,7 +97,7 @@ def summary(
     eps          radii to report at, in the norm of the certificates
     seconds      {stage: wall time} of what is not a certificate
     environment  device, versions, git_commit and seed
-    training     parameters, epochs and kept_epoch, where they are known
+    training     parameters, products, epochs and kept_epoch, where they are known
     splits       the results of other images than the test images
     audit        what `audits.audit_of` says of the radii
 
@@ -144,7 +145,7 @@ def summary(
         for attack, found in numbers.at_multiples(results.multiples).items()
     }
     record |= numbers.maxima(results.stability)
-    record |= {key: (training or {}).get(key) for key in ("parameters", "epochs", "kept_epoch")}
+    record |= {key: (training or {}).get(key) for key in ("parameters", "products", "epochs", "kept_epoch")}
     record["seconds"] = {"train": seconds["train"], **report["seconds"], **seconds}
     record |= {key: environment[key] for key in ("device", "versions", "git_commit", "seed")}
     return record

@@ -30,6 +30,10 @@ class LinearMap(Operation):
         """|W|x."""
         raise NotImplementedError
 
+    @property
+    def products(self) -> int:
+        return math.prod(self.shape) * self.fan_in
+
     def offset(self) -> Tensor | None:
         """b, in a shape that broadcasts to that of the value; None for 0."""
         return None

@@ -33,6 +33,10 @@ class _Distances(Operation):
     """The rules that operations of distances in l_p share."""
 
     weight: Tensor
+
+    @property
+    def products(self) -> int:
+        return math.prod(self.shape) * self.weight[0].numel()
     p: float
 
     def one_by_one(self, walk: Walk, part: Tensor | None, need: Tensor | None, seen: int, copies: int) -> Any:
@@ -157,6 +161,10 @@ class NearestNeighbour(Operation):
     kind: ClassVar[str] = "nearest_neighbour"
     by_length: ClassVar[bool] = True
     integers: ClassVar[dict[str, torch.dtype]] = {"images": torch.uint8, "labels": torch.int64}
+
+    @property
+    def products(self) -> int:
+        return self.images.numel()
 
     def evaluate(self, *values: Tensor) -> Tensor:
         return class_distances(values[0], self.images, self.labels, self.classes)

@@ -33,6 +33,10 @@ class Recurrent(Operation):
     sin: Tensor
     kind: ClassVar[str] = "recurrent"
 
+    @property
+    def products(self) -> int:
+        return (self.shape[0] - 1) * self.weight.numel()
+
     def evaluate(self, *values: Tensor) -> Tensor:
         return unrolled(values[0], self.weight, self.bias, self.cos, self.sin)
 
