@@ -68,7 +68,8 @@ def run(
     console.print(f"{chosen.title}\n{chosen.source}, {chosen.place}", markup=False, highlight=False)
     console.print(printing.for_terminal(chosen, found.cells))
     lines = [*printing.remarks(chosen), *([f"At this scale: {found.of.note}"] if found.of.note else [])]
-    for line in [*lines, *printing.verdicts(found.cells, found.claims)]:
+    reading = [f"Our reading: {found.of.reading}"] if found.of.reading else []
+    for line in [*lines, *printing.verdicts(found.cells, found.claims), *reading]:
         console.print(line, markup=False, highlight=False)
     for where in [folder, *([Path(results_dir) / chosen.name / scale] if results_dir else [])]:
         page.write(chosen, scale, found.of, found.cells, found.claims, found.jobs, where)

@@ -87,6 +87,7 @@ class Scale:
     """What a table is made smaller by, so that it can be trained on a laptop.
 
     note       which data and networks stand for which
+    reading    what we think of the numbers that were measured so
     minutes    of a processor, for all of it, as measured; None: not measured
     seeds      of every row
     recipe     in place of the rows' own
@@ -99,6 +100,7 @@ class Scale:
     """
 
     note: str = ""
+    reading: str = ""
     minutes: float | None = None
     seeds: list[int] = field(default_factory=list)
     recipe: str | list = ""

@@ -120,6 +120,8 @@ def _page(
     if claims:
         yield "\n## Claims\n"
         yield from (f"- **{verdict}**: {text}" for text, verdict in claims)
+    if scale.reading:
+        yield f"\n## Our reading\n\n{scale.reading}"
     if lines := list(printing.remarks(table)):
         yield "\n## Notes\n"
         yield from (f"- {line}" for line in lines)

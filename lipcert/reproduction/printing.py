@@ -35,7 +35,7 @@ def ours(value: Value | None, column: Column) -> str:
 def for_terminal(table: Table, found: Cells) -> RichTable:
     """The published table; where something was measured, ours stands above the published number, with its mark."""
     printed = RichTable(box=box.SIMPLE_HEAD)
-    printed.add_column("row", overflow="fold")
+    printed.add_column("row", no_wrap=True)
     printed.add_column("", overflow="fold")
     for column in table.columns.values():
         printed.add_column(escape(column.title), justify="right")

@@ -74,7 +74,11 @@ def _comparison(found: Found) -> paper.Comparison:
         remarks=[f"At this scale: {found.of.note}"] if found.of.note else [],
         columns=[column.title for column in columns.values()],
         rows=rows,
-        notes=[f"Cells: {numbers}.", *printing.remarks(table)],
+        notes=[
+            f"Cells: {numbers}.",
+            *([f"Our reading: {found.of.reading}"] if found.of.reading else []),
+            *printing.remarks(table),
+        ],
         figure=table_figure(table, found.cells),
         claims=found.claims,
         commands="\n".join(page.commands(found.jobs)),

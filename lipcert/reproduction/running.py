@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -187,6 +188,22 @@ def _read(path: Path) -> dict[str, Any]:
         jobs = json.loads(files.read_regular(path, MOST_BYTES))["jobs"]
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
         jobs = None
-    if not isinstance(jobs, dict) or not all(isinstance(job, dict) for job in jobs.values()):
+    if not isinstance(jobs, dict) or not all(map(_is_whole, jobs.values())):
         raise ValueError(f"{path} is damaged: it does not say what was done; delete it, and what is finished is found")
     return jobs
+
+
+def _is_whole(job: Any) -> bool:
+    """Whether it is what `State.run` keeps of a job."""
+    commands = job.get("commands") if isinstance(job, dict) else None
+    return (
+        isinstance(commands, dict)
+        and isinstance(job.get("made_by"), str)
+        and all(
+            isinstance(command, dict)
+            and type(command.get("status")) is int
+            and type(command.get("seconds")) in (int, float)
+            and 0 <= command["seconds"] < math.inf
+            for command in commands.values()
+        )
+    )
