@@ -134,6 +134,39 @@ def test_a_file_that_holds_something_else_is_refused(run):
             adversarial.read(run, "z")
 
 
+FORM = "[('index', '<i8'), ('eps', '<f8'), ('factor', '<f8'), ('image', '<f8', (1, 2, 2))]"
+
+
+def block(text: str, body: int) -> bytes:
+    """A block of an array with that header, and so many bytes of 0 behind it."""
+    head = text.ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode() + bytes(body)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        block(
+            f"{{'descr': {FORM}, 'fortran_order': False, 'shape': (-1,), }}".replace("1, 2, 2", "21,"), 192
+        ),  # a loop
+        block(f"{{'descr': {FORM}, 'fortran_order': False, 'shape': (2,), }}", 100),  # of 112 bytes
+        block(f"{{'descr': {FORM}, 'fortran_order': False, 'shape': (1,), }}".replace("1, 2, 2", "9" * 20 + ", 1"), 64),
+        block("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", 8),
+        block("[" * 9000, 0),
+        block("-" * 9000 + "1", 0),
+        block("{'descr': '", 0),
+        block("{'descr': 01, }", 0),
+    ],
+    ids=range(8),
+)
+def test_a_header_that_numpy_would_choke_on_is_refused_at_once(content):
+    with pytest.raises(ValueError, match=r"^F does not hold images of an attack: delete it$"):
+        for number, _ in enumerate(adversarial._blocks(content, "F")):
+            assert number < 3, "it never ends"
+    whole = block(f"{{'descr': {FORM}, 'fortran_order': False, 'shape': (2,), }}", 112)
+    assert [each.shape for each in adversarial._blocks(2 * whole, "F")] == [(2,), (2,)]
+
+
 def test_rows_of_before_there_was_a_label_are_read():
     text = header(AttackRow).replace(",prediction", "") + "test,0,l2,fgsm_l2,0.5,1,0.25,\n"
     assert parse_rows(text.encode(), AttackRow, ATTACKS)[0].prediction is None

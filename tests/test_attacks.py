@@ -16,6 +16,7 @@ from lipcert.attacks.auto_projected_gradient import AutoProjectedGradient
 from lipcert.attacks.batch import rescaled
 from lipcert.attacks.boundary import BoundaryL2
 from lipcert.attacks.carlini_wagner import CarliniWagnerL2
+from lipcert.attacks.carlini_wagner_linf import CarliniWagnerLinf
 from lipcert.attacks.deep_fool import DeepFoolL2
 from lipcert.attacks.fast_gradient import FastGradient
 from lipcert.attacks.fast_minimum_norm import FastMinimumNorm
@@ -160,6 +161,7 @@ def test_rescaling_keeps_the_answer_and_the_scale_of_huge_and_tiny_logits():
         ProjectedGradient(norm=Norm.LINF, eps=[0.2], steps=3, restarts=2),
         ProjectedGradient(norm=Norm.L2, eps=[0.5], steps=3, seed=5),
         CarliniWagnerL2(steps=20, binary_search_steps=5),
+        CarliniWagnerLinf(steps=20, initial_const=1.0, bisections=0),
         DeepFoolL2(steps=3),
         SmallestDistance(name="line", inner=FastGradient(norm=Norm.L2, eps=None), bisections=2),
         BoundaryL2(steps=3),

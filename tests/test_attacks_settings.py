@@ -12,6 +12,7 @@ from torch import nn
 from lipcert.attacks.auto_projected_gradient import AutoProjectedGradient
 from lipcert.attacks.boundary import BoundaryL2
 from lipcert.attacks.carlini_wagner import CarliniWagnerL2
+from lipcert.attacks.carlini_wagner_linf import CarliniWagnerLinf
 from lipcert.attacks.deep_fool import DeepFoolL2
 from lipcert.attacks.fast_gradient import FastGradient
 from lipcert.attacks.fast_minimum_norm import FastMinimumNorm
@@ -25,6 +26,11 @@ from lipcert.contracts import Norm
 def test_labels_tell_what_decides_the_strength():
     assert CarliniWagnerL2().label == "carlini_wagner_l2-1000x9"
     assert CarliniWagnerL2(steps=10, restarts=4, stepsize=0.1).label == "carlini_wagner_l2-10x9-step0.1-r4"
+    assert CarliniWagnerLinf(radii=[0.1]).label == "carlini_wagner_linf-1000"
+    short = CarliniWagnerLinf(
+        steps=9, initial_const=0.01, largest_const=1, decrease=0.8, bisections=0, abort_early=False
+    )
+    assert short.label == "carlini_wagner_linf-9-const0.01-largest1-decrease0.8-bisections0-no_abort"
     assert DeepFoolL2().label == "deepfool_l2-50"
     assert DeepFoolL2(steps=9, overshoot=0.1, candidates=None).label == "deepfool_l2-9-overshoot0.1-all"
     assert DeepFoolL2(candidates=3).label == "deepfool_l2-50-top3"
@@ -64,6 +70,14 @@ def smallest(**settings) -> SmallestDistance:
         (lambda: FastGradient(norm=Norm.L2, eps=[1], images=0), "images"),
         (lambda: CarliniWagnerL2(batch_size=1.5), "batch_size"),
         (lambda: CarliniWagnerL2(confidence=-1), "confidence"),
+        (lambda: CarliniWagnerLinf(steps=0), "steps"),
+        (lambda: CarliniWagnerLinf(stepsize=0), "stepsize"),
+        (lambda: CarliniWagnerLinf(initial_const=1, largest_const=1), "largest_const"),
+        (lambda: CarliniWagnerLinf(decrease=1), "decrease"),
+        (lambda: CarliniWagnerLinf(bisections=-1), "bisections"),
+        (lambda: CarliniWagnerLinf(confidence=math.nan), "confidence"),
+        (lambda: CarliniWagnerLinf(radii=[-0.1]), "radii"),
+        (lambda: CarliniWagnerLinf()(nn.Identity(), torch.zeros(1, 2), torch.zeros(1), torch.ones(1)), "carlini"),
         (lambda: DeepFoolL2(steps=0), "steps"),
         (lambda: DeepFoolL2(overshoot=-0.1), "overshoot"),
         (lambda: DeepFoolL2(overshoot=math.inf), "overshoot"),

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,32 @@ def test_constant_logits_never_change_who_answers():
     images = Images(*(np.array([value]) for value in (0.0, 0.0, 0.0)), *(np.array([x]) for x in (False, 0.3, True)))
     assert hybrid_radius(images, 0.5, 0.0)[0] == pytest.approx(0.3)
     assert hybrid_radius(images._replace(margin=np.array([-0.7])), 0.5, 0.0)[0] == 0
+
+
+def one(gap: float, margin: float, radius: float, right: bool, other_radius: float, other_right: bool) -> Images:
+    return Images(*(np.array([value]) for value in (gap, margin, radius, right, other_radius, other_right)))
+
+
+def test_a_threshold_a_few_roundings_below_the_margin():
+    """There 1 − τ/m is smaller than its own rounding: in exact arithmetic, the gap must not fall below τ."""
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        margin, speed = random.uniform(0.1, 3), random.uniform(0.1, 5)
+        radius = margin / speed * (1 - 12 * 2.0**-52)
+        threshold = margin * (1 - int(random.integers(1, 40)) * 2.0**-53)
+        found = float(hybrid_radius(one(margin, margin, radius, True, 0.0, False), threshold, 5.0)[0])
+        assert Fraction(margin) - Fraction(speed) * Fraction(found) >= Fraction(threshold)
+    computed = analysis.lowered(np.array([0.1 + 0.2]), 0.1)
+    assert Fraction(computed[0].item()) < Fraction(0.1 + 0.2) * (1 - Fraction(1, 2**52)) - Fraction(0.1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_radius_is_a_number_at_each_limit():
+    still = one(1.0, 1.0, math.inf, True, 0.0, False)  # no logit moves, so the gap is 1 everywhere
+    assert [hybrid_radius(still, threshold, 0.0)[0] for threshold in (0.0, 0.5, 1.0)] == [math.inf] * 3
+    unknown = one(1.0, -math.inf, 0.0, False, 0.3, True)  # nothing is known of A's margins
+    assert hybrid_radius(unknown, math.inf, 1.0)[0] == 0.3 and hybrid_radius(unknown, 2.0, 1.0)[0] == 0
+    assert hybrid_radius(one(0.1, 0.1, 0.05, True, 0.3, True), 1e308, 2.0)[0] == 0.3
 
 
 def test_the_attack_is_on_the_hybrid():

@@ -29,6 +29,7 @@ NETWORKS = {
     "allcnn, tanh": (AllCNN, {"tanh": True}),
     "resnet34": (ResNet34, {"depth": 10}),
     "resnet34, tanh": (ResNet34, {"depth": 10, "tanh": True, "head_normalisation": True}),
+    "resnet34, released": (ResNet34, {"depth": 10, "pooling": "after_first_block", "head_relu": True}),
     "tulip_resnext": (TulipResNeXt, {"depth": 10}),
     "tulip_resnext, tanh": (TulipResNeXt, {"depth": 10, "branches": 3, "tanh": True, "head_normalisation": True}),
 }
@@ -115,6 +116,7 @@ def test_width_depth_and_branches_are_what_they_say():
         (TulipResNeXt, "depth", {"depth": -2}),
         (TulipResNeXt, "depth", {"depth": 35}),
         (TulipResNeXt, "branches", {"branches": 0}),
+        (AllCNN, "eighth_kernel", {"eighth_kernel": 2}),
     ],
 )
 def test_impossible_sizes_are_refused(kind, key, values):

@@ -121,10 +121,14 @@ def test_the_ablations_recipes_fit_another_data_set_and_a_small_machine():
 
 def test_what_the_authors_first_code_had_otherwise_can_be_laid_over_tulips_recipe():
     config, before = composed("experiment=[tulip/cifar10,tulip/released]"), recipe("tulip/cifar10")
-    assert (config["loss"]["eps"], config["loss"]["penalty_weight"]) == (0.01, 0.1 / 128)
+    assert (config["loss"]["eps"], config["loss"]["penalty_weight"]) == (0.01, 0.1)
+    assert (config["loss"]["gradient_of"], config["loss"]["perturbation_mode"]) == ("mean", "evaluation")
+    assert (config["model"]["pooling"], config["model"]["trained_scale"]) == ("after_first_block", True)
     assert config["dataset"]["augment"][-1]["fill"] == 0 and before["dataset"]["augment"][-1]["fill"] == "mean"
     assert (config["optimizer"]["weight_decay"], before["optimizer"]["weight_decay"]) == (1e-3, 5e-4)
-    assert {key for key in config if config[key] != before[key]} == {"loss", "dataset", "optimizer"}
+    assert {key for key in config if config[key] != before[key]} == {"loss", "dataset", "model", "optimizer"}
+    allcnn = ("model=allcnn", "~model.pooling", "~model.trained_scale", "model.last_relu=true")
+    assert composed("experiment=[tulip/cifar10,tulip/released]", *allcnn)["model"]["last_relu"]
 
 
 def finished(run: Path) -> dict:

@@ -24,7 +24,9 @@ from lipcert.reproduction.jobs import jobs
 from lipcert.reproduction.measured import Value, measure
 from lipcert.runs.lock import held
 
-NOT_IN_PRINT = {("lmt/svhn", 0)}  # claims about a number that the paper does not print
+# Claims about a number that the paper does not print.
+NOT_IN_PRINT = {("lmt/svhn", 0), ("lmt/figure3", 0), ("lmt/figure3", 1), ("lmt/figure5", 0)}
+NOT_IN_PRINT |= {("tulip/figure1", 0), ("tulip/figure1", 1), *(("tulip/section4_3", number) for number in range(4))}
 
 
 def of(number: float, error: float | None = None) -> Value:

@@ -15,13 +15,15 @@ from torch import nn
 
 from lipcert.analyses.separation.figures import stability_curve
 from lipcert.analyses.separation.rows import SeparationRow
+from lipcert.analyses.stability.angles import angle_statistics
+from lipcert.analyses.stability.lemma import in_words, lemma
 from lipcert.analyses.stability.linearised import linearised_norm
 from lipcert.cli import main
 from lipcert.contracts import AttackRow, StabilityRow
 from lipcert.evaluation.load import load_run
 from lipcert.frozen import Network, freeze
 from lipcert.frozen.exact import exact
-from lipcert.frozen.gradients import steepness
+from lipcert.frozen.gradients import sign_cosines, steepness
 from lipcert.frozen.lipschitz import Walk
 from lipcert.reporting import error_curves
 from lipcert.reporting.groups import group_by_seed, group_names
@@ -74,6 +76,41 @@ def test_the_norm_of_the_product_of_the_weights_is_no_bound():
     assert Walk(network, network.norm).constant(3) == pytest.approx(2) and 2 >= 1  # the product of norms is
 
 
+def test_lemma_3_3_is_held_against_the_jacobians_in_numbers_and_words():
+    """Of the two-layer counter-example, of a network with a smaller bound than one Jacobian, and of a larger one."""
+    network = counter_example()
+    seen = steepness(network, torch.tensor([[0.5], [2.0]], dtype=torch.float64), torch.zeros(2, dtype=torch.long))
+    assert seen.jacobian.tolist() == [1, 0]  # where one unit is on, and where both are
+    said = lemma(seen.jacobian.tolist(), linearised_norm(network))
+    assert said == {"largest_ratio": math.inf, "images_above": 1}
+    known = {"images": 3, "max_jacobian": 5.0, "norm_of_product": 4.0}
+    assert lemma([5.0, 4.0, 1.0], 4.0) == {"largest_ratio": 1.25, "images_above": 1}
+    words = in_words(known | lemma([5.0, 4.0, 1.0], 4.0))
+    assert words.startswith("Lemma 3.3 of TULIP is false here: its bound 4 is below the Jacobian of 1 of 3 images,")
+    assert words.endswith("the largest is 5.")
+    assert "is not contradicted here: its bound 8" in in_words(known | {"norm_of_product": 8.0} | lemma([5.0], 8.0))
+    assert lemma([1.0], "the network is not linear") == {} and in_words({"images": 1}) == ""
+    assert lemma([0.0], 0.0) == {"largest_ratio": 0.0, "images_above": 0}
+
+
+def test_the_cosine_of_a_gradient_and_its_sign_is_its_formula():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(7, 9), nn.Tanh(), nn.Linear(9, 4)).double()
+    x, y = torch.rand(6, 7, dtype=torch.float64), torch.arange(6) % 4
+    found = sign_cosines(freeze(model, (7,)), x, y)
+    probe = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(probe), y, reduction="sum"), probe)
+    due = nn.functional.cosine_similarity(gradient, gradient.sign())
+    torch.testing.assert_close(found, due)
+    model[2].weight.data *= 1e4  # so certain that the softmax of all but one class is 0 in float64
+    sure = freeze(model, (7,))
+    assert sign_cosines(sure, x, sure(x).argmax(1)).isfinite().all()
+    model[0].weight.data.zero_()
+    flat = sign_cosines(freeze(model, (7,)), x, y)
+    assert flat.isnan().all() and angle_statistics(flat.tolist()) == {"smallest_cosine": None, "mean_cosine": None}
+    assert angle_statistics([0.25, math.nan, 0.75]) == {"smallest_cosine": 0.25, "mean_cosine": 0.5}
+
+
 def test_a_linearised_network_is_the_product_of_its_layers():
     torch.manual_seed(0)
     layers = [nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)]
@@ -118,15 +155,33 @@ def test_any_run_in_l2_can_be_looked_at(run, capsys):
     """A proof too: its gradients are below its bound, and its certified columns are what they were."""
     before = (run / "stability.csv").read_bytes()
     assert main.run("certify", [f"run={run}", "certificate=pairwise", "analysis=stability"]) == 0
-    assert "norm of the product of the layers without activations (no bound)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "norm of the product of the layers without activations (no bound)" in said
+    assert "smallest cosine of the loss's gradient and its sign" in said and "Lemma 3.3 of TULIP is" in said
     content, summary = (json.loads((run / name).read_text()) for name in ("stability.json", "summary.json"))
     assert (run / "stability.csv").read_bytes() == before
     assert content["images"] == 359
     assert summary["kind"] == "proof" and "nominal_accuracy" in summary
     assert content["max_jacobian"] == summary["max_jacobian"] <= content["product_of_norms"]
+    assert content["largest_ratio"] == pytest.approx(content["max_jacobian"] / content["norm_of_product"])
+    assert (content["images_above"] > 0) == (content["largest_ratio"] > 1)
+    assert 1 / 8 <= content["smallest_cosine"] < content["mean_cosine"] <= 1
     assert content["product_of_norms"] == pytest.approx(summary["lipschitz_bound"], rel=1e-9)
     assert main.run("certify", [f"run={run}"]) == 0  # nominal again: the proof stays
     assert json.loads((run / "summary.json").read_text())["kind"] == "proof"
+
+
+@pytest.mark.slow
+def test_on_digits_a_trained_network_is_steeper_than_lemma_3_3_says(tmp_path, capsys):
+    """At every test image; it was trained with a penalty on what the lemma takes for a bound, and classifies well."""
+    path = tmp_path / "run"
+    options = ["model=resnet34", "model.depth=10", "model.width=4", "loss.perturbation=none", "schedule=cosine"]
+    options += ["loss.penalty=norm_of_product", "schedule.epochs=5", "schedule.batch_size=32", "optimizer.lr=0.05"]
+    assert main.run("train", [*options, "trainer=cpu", "attack=none", f"output_dir={path}"]) == 0
+    assert main.run("certify", [f"run={path}", "analysis=stability"]) == 0
+    content, summary = (json.loads((path / name).read_text()) for name in ("stability.json", "summary.json"))
+    assert summary["clean_accuracy"] > 0.7 and content["images_above"] > 300 and content["largest_ratio"] > 3
+    assert "Lemma 3.3 of TULIP is false here" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("model", ["nearest_neighbour", "linf_dist"])

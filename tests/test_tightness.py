@@ -155,7 +155,7 @@ def test_estimates_are_radii_of_the_steepest_gradients_seen():
         assert float(alone.local_estimates()[i]) == pytest.approx(max(min(by), 0.0))
     assert seen.local_estimates()[0] == 0 and (seen.local_estimates() >= seen.global_estimates()).all()
     again = look(net, images)
-    assert all(torch.equal(a, b) for a, b in zip(seen, again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(seen[:4], again[:4], strict=True))
     assert not torch.equal(look(net, images, seed=1).near, seen.near)
 
 
@@ -229,6 +229,7 @@ def test_the_chain_is_held_image_by_image(changes, column):
 
     class Seen:
         global_estimates, local_estimates = lambda self: estimates[:, 0], lambda self: estimates[:, 1]
+        batch_estimates = lambda self: None  # noqa: E731
 
     proofs = [CertificateRow("test", row.index, "l2", "pairwise", "proof", *row[2:6]) for row in rows]
     found = {row.index: row.attack_distance for row in rows}

@@ -27,6 +27,7 @@ VALUES = {  # of keys by their last word, where neither a group nor a comment li
     "accelerator": ("auto", "cpu", "gpu"),
     "analysis": ("tightness", "stability", "hybrid", "deciles"),
     "device": ("cpu", "cuda"),
+    "gradients": ("image", "batch"),
     "format": ("folder", "onnx", "torch"),
     "precision": ("32-true", "64-true", "16-mixed", "bf16-mixed"),
     "split": ("test", "val", "train"),

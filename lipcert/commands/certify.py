@@ -31,6 +31,7 @@ def run(
     eps: list[float] | None,
     draws: int,
     noise: float,
+    gradients: Literal["image", "batch"],
     data_dir: str | None,
     device: str,
     batch_size: int,
@@ -40,7 +41,7 @@ def run(
 ) -> None:
     """The command: adds what a certificate proves to the run of directory `run`, and rewrites its record.
 
-    `other`, `threshold`, `attack`, `eps`, `draws` and `noise` are the analysis's.
+    `other`, `threshold`, `attack`, `eps`, `draws`, `noise` and `gradients` are the analysis's.
     """
     check_device(device)
     if certificate is not None and "_target_" not in certificate:
@@ -52,7 +53,7 @@ def run(
             raise ValueError(f"`{key}`={value} is of a hybrid classifier: add analysis=hybrid, or leave it out")
     loaded = load_run(Path(run), data_dir=data_dir, trust=trust, splits=(split,))
     chosen = certificate or loaded.config["certificate"]
-    settings = tightness.Settings(attack, draws, noise, seed, device, batch_size)
+    settings = tightness.Settings(attack, draws, noise, seed, device, batch_size, gradients)
     if analysis == "tightness":
         settings.check(loaded.network.norm, chosen)
     pair = hybrid.Settings(other, threshold, attack if attack and "_target_" in attack else None, device)

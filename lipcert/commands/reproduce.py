@@ -62,7 +62,7 @@ def run(
     failed = _run(due, scale)
     if scale == SMOKE:
         console.print(f"{chosen.name}: {len(due) - len(failed)} of {len(due)} rows ran, on noise", highlight=False)
-        check(failed, due, folder)
+        check(failed, due)
         return
     found = Found(chosen, scale, seeds, place, data_dir)
     console.print(f"{chosen.title}\n{chosen.source}, {chosen.place}", markup=False, highlight=False)
@@ -80,7 +80,7 @@ def run(
         console.print(f"written: {paper}/{scale}.html, for a browser", markup=False, highlight=False)
     if results_dir:
         console.print(f"written: {page.write_index(Path(results_dir))}", markup=False, highlight=False)
-    check(failed, due, folder)
+    check(failed, due)
 
 
 def _run(due: list[Job], scale: str) -> list[str]:
@@ -90,10 +90,10 @@ def _run(due: list[Job], scale: str) -> list[str]:
         return run_jobs(due, _tell, runner)
 
 
-def check(failed: list[str], due: list[Job], folder: Path) -> None:
+def check(failed: list[str], due: list[Job]) -> None:
     """RowsFailed where jobs failed."""
     if failed:
-        raise RowsFailed(f"{len(failed)} of {len(due)} jobs failed, first {failed[0]}; logs are in {folder / 'logs'}")
+        raise RowsFailed(f"{len(failed)} of {len(due)} jobs failed, first {failed[0]}")
 
 
 def _tell(line: str) -> None:

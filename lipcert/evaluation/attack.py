@@ -24,7 +24,7 @@ from lipcert.runs.results import drop_rows, network_hash, read_facts, read_resul
 from lipcert.runs.tried import Tried, read, without_words
 
 SPLIT = "test"
-UNSETTLED = ("eps", "images", "batch_size")  # settings that may differ between rows of one label
+UNSETTLED = ("eps", "images", "batch_size", "radii")  # settings that may differ between rows of one label
 
 
 class Proved(NamedTuple):
@@ -140,6 +140,8 @@ def begin(
         ),
     )
     facts |= {"target": node["_target_"], "norm": str(attack.norm)}
+    if "radii" in node:  # where smallest distances are reported
+        facts["radii"] = list(node["radii"] or [])
     for e in (each.key for each in tried):
         facts["wanted"][e] = max(images, facts["images"].get(e, 0))
         facts["images"].setdefault(e, 0)

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from lipcert.configuration import radii
 from lipcert.contracts import Kind, Logger
 from lipcert.reporting.curves import run_figure
 from lipcert.reporting.plotting import drawn
@@ -58,6 +59,9 @@ def write_record(run: RunDirectory, finished: bool | None = None, logger: Logger
         training=training_facts(run),
         splits={split: found for split in ("val", "train") if (found := other_results(run, split))},
         audit=audit_of(run, rows) if strongest is Kind.PROOF else None,
+        attack_radii={
+            label: radii(facts["radii"], "attack.radii") for label, facts in attacks.items() if facts.get("radii")
+        },
         finished=finished,
     )
     figure = run_figure(rows, results.attacks, rows[0].norm, title_of(run.path, config))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -24,11 +25,12 @@ class BranchMean(nn.Module):
 class Block(nn.Module):
     """x ↦ relu(mean of the branches + x); each branch is two 3×3 convolutions with a ReLU between them."""
 
-    def __init__(self, channels: int, branches: int):
+    def __init__(self, channels: int, branches: int, trained_scale: bool = False):
         super().__init__()
         wide = branches * channels
         self.branches = nn.Sequential(
-            *convolution(channels, wide, 3), *convolution(wide, wide, 3, groups=branches, relu=False)
+            *convolution(channels, wide, 3, trained_scale=trained_scale),
+            *convolution(wide, wide, 3, groups=branches, relu=False, trained_scale=trained_scale),
         )
         if branches > 1:
             self.branches.append(BranchMean(branches))
@@ -43,7 +45,14 @@ class TulipResNeXt(Headed):
     which are a 1×1 convolution and 2×2 average pooling; the mean over all positions; a linear layer. The published
     networks have branches of width 32: 2 for CIFAR-10, 4 for CIFAR-100.
 
-    `head_normalisation` adds batch normalisation to the linear layer, and `tanh` appends t·tanh(z/t).
+    pooling             "before_blocks": behind the 1×1 convolution, as in the authors' later code; "after_first_block":
+                        behind the first block of the second and of the third stage, as in their first code
+    trained_scale       the scales of the blocks' batch normalisations are trained, as in the authors' first code
+    head_normalisation  adds batch normalisation to the linear layer
+    head_relu           adds a ReLU to the linear layer, as the authors' later code has it
+    tanh                appends t·tanh(z/t)
+
+    Raises ValueError for a width, a depth or branches that there are not, and for images below 4×4.
     """
 
     def __init__(
@@ -56,8 +65,13 @@ class TulipResNeXt(Headed):
         branches: int = 2,
         tanh: bool = False,
         head_normalisation: bool = False,
+        head_relu: bool = False,
+        pooling: Literal["before_blocks", "after_first_block"] = "before_blocks",
+        trained_scale: bool = False,
     ):
         check_width(width)
+        if pooling not in ("before_blocks", "after_first_block"):
+            raise ValueError(f"`model.pooling` must be before_blocks or after_first_block, got {pooling!r}")
         blocks = (depth - 4) // 6
         if depth != 6 * blocks + 4 or blocks < 1:
             raise ValueError(f"`model.depth` must be 6n + 4, such as 10 or 34, got {depth}")
@@ -67,9 +81,11 @@ class TulipResNeXt(Headed):
             raise ValueError(f"`model` halves the image twice, which must be at least 4×4, got {tuple(input_shape)}")
         layers = convolution(input_shape[0], width, 3)
         for stage, channels in enumerate((width, 2 * width, 4 * width)):
+            layers += convolution(channels // 2, channels, 1) if stage else []
+            own: list[nn.Module] = [Block(channels, branches, trained_scale) for _ in range(blocks)]
             if stage:
-                layers += [*convolution(channels // 2, channels, 1), nn.AvgPool2d(2)]
-            layers += [Block(channels, branches) for _ in range(blocks)]
+                own.insert(1 if pooling == "after_first_block" else 0, nn.AvgPool2d(2))
+            layers += own
         layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        head = squashed(linear(4 * width, num_classes, head_normalisation), num_classes, tanh)
+        head = squashed(linear(4 * width, num_classes, head_normalisation, head_relu), num_classes, tanh)
         super().__init__(nn.Sequential(*layers), head)

@@ -66,14 +66,14 @@ def minutes_of(due: Sequence[Job]) -> float:
 def results(folder: Path) -> Iterator[str]:
     """A line for each scale at which a table was measured, where its pages are in `folder`."""
     for path in sorted(folder.glob(f"*/{RESULT}")):
-        content = _read(path)
+        content = _result(path)
         claims = f"; {_claims(content)}" if content["claims"] else ""
         yield f"measured at scale={content['scale']}: {_cells(content)}{claims}"
 
 
 def write_index(folder: Path) -> Path:
     """Writes tables.md into a folder: a line for each table that has a page below it. Returns its path."""
-    found = {path: _read(path) for path in sorted(folder.rglob(RESULT), key=in_order)}
+    found = {path: _result(path) for path in sorted(folder.rglob(RESULT), key=in_order)}
     lines = ["# The papers' tables", "", "Each beside what was published, as `lipcert reproduce` wrote them.", ""]
     words = [verdict for content in found.values() for _, verdict in content["claims"]]
     cells: dict[str, int] = {}
@@ -92,7 +92,26 @@ def write_index(folder: Path) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(files.read_regular(path, MOST_BYTES))
+    try:
+        content = json.loads(files.read_regular(path, MOST_BYTES))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: it is no JSON object")
+    return content
+
+
+def _result(path: Path) -> dict[str, Any]:
+    """What `write` says of a table; ValueError where it is something else."""
+    content = _read(path)
+    texts = [content.get(key) for key in ("table", "title", "scale")]
+    claims, counted = content.get("claims"), content.get("cells")
+    pairs = claims if isinstance(claims, list) and all(isinstance(pair, list) for pair in claims) else [[None]]
+    numbers = [*(counted.values() if isinstance(counted, dict) else [None]), content.get("minutes")]
+    whole = all(isinstance(text, str) for text in [*texts, *(word for pair in pairs for word in pair)])
+    if not whole or any(len(pair) != 2 for pair in pairs) or any(type(x) not in (int, float) for x in numbers):
+        raise ValueError(f"{path} is damaged: delete it, and `lipcert reproduce` writes it again")
+    return content
 
 
 def _cells(content: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from lipcert.runs.directory import RunDirectory, is_run
 from lipcert.runs.find import is_finished
 from lipcert.runs.lock import held
 
-STATE = "reproduce.json"  # in the directory of a table and a scale
+LOGS, STATE = "logs", "reproduce.json"  # in the directory of a table and a scale
 MOST_BYTES = 1 << 24
 
 
@@ -54,7 +54,7 @@ def run_jobs(jobs: Sequence[Job], tell: Callable[[str], None], runner: Runner | 
                 tell(f"{number}/{len(jobs)}: lipcert {' '.join(continued(job, line))}")
                 error = state.run(job, line, runner or spawn)
                 if error:
-                    failed.append(f"{_key(job)}: lipcert {line[0]}: {error}")
+                    failed.append(f"{_key(job)}: lipcert {line[0]}: {error}; logs are in {job.folder / LOGS}")
                     break
     return failed
 
@@ -115,7 +115,7 @@ class State:
         """Runs one command. Returns what it said where it failed."""
         key = _key(job)
         mine = self.jobs.setdefault(key, {"made_by": _text(job.lines[0]), "commands": {}})
-        log = job.folder / "logs" / f"{key.replace('/', '-')}-{job.lines.index(line)}.log"
+        log = job.folder / LOGS / f"{key.replace('/', '-')}-{job.lines.index(line)}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         status = runner(continued(job, line), log)

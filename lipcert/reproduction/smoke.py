@@ -21,20 +21,21 @@ SHAPES = {  # (classes, channels, side) of the images for which noise stands
     "svhn": (10, 3, 32),
     "tiny_imagenet": (200, 3, 64),
 }
+DEEP = ("channels=[2,2]", "shared=2", "shared_width=8", "branch=2", "branch_width=4")
 NARROW = {  # what makes a model small
     "allcnn": ["model.width=4"],
     "convnet": ["model.channels=[4,4]", "model.hidden=8"],
     "ibp_convnet": ["model.channels=[2,2,2]", "model.hidden=8"],
     "l2nnn": ["model.channels=[2,2]", "model.width=8"],
     "l2nnn_cifar": ["model.channels=[2,2,2]", "model.width=8", "model.depth=2"],
-    "l2nnn_deep": [f"model.{key}" for key in ("channels=[2,2]", "shared_width=8", "branch_width=4")],
+    "l2nnn_deep": [f"model.{key}" for key in DEEP],
     "l2nnn_resnet": ["model.channels=[2,2,2]", "model.blocks=[1,1,1]"],
     "linf_dist": ["model.width=8"],
     "linf_dist_conv": ["model.channels=[2,2,2,2,2]", "model.width=8", "model.hidden=8"],
     "linf_dist_mlp": ["model.width=8", "model.hidden=8"],
     "lmt_convnet": ["model.channels=[2,2]", "model.hidden=[8]"],
     "lmt_resnet": ["model.width=1", "model.depth=10"],
-    "ordinary_deep": [f"model.{key}" for key in ("channels=[2,2]", "shared_width=8", "branch_width=4")],
+    "ordinary_deep": [f"model.{key}" for key in DEEP],
     "parseval_resnet": [],
     "resnet34": ["model.width=4", "model.depth=10"],
     "tulip_resnext": ["model.width=4", "model.depth=10"],

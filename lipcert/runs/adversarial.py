@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+# What `numpy.save` writes before these arrays. numpy's own reader would parse whatever stands there as Python.
+MAGIC = b"\x93NUMPY\x01\x00"
+HEADER = re.compile(
+    rb"\{'descr': \[\('index', '<i8'\), \('eps', '<f8'\), \('factor', '<f8'\), "
+    rb"\('image', '<f8', \((\d+(?:, \d+)+)\)\)\], 'fortran_order': False, 'shape': \((\d+),\), \} *\n"
+)
+
+
 class Place(NamedTuple):
     """Which row of one attack an image is of: the columns of these names."""
 
@@ -104,18 +112,20 @@ def _form(shape: tuple[int, ...]) -> list[Any]:
 
 def _blocks(content: bytes, source: str) -> Iterator[np.ndarray]:
     import numpy as np
-    from numpy.lib import format as npy
 
-    file = io.BytesIO(content)
+    start = 0
     try:
-        while file.tell() < len(content):
-            npy.read_magic(file)
-            (count,), _, form = npy.read_array_header_1_0(file)
-            if form != np.dtype(_form(form["image"].shape)) or count * form.itemsize > len(content) - file.tell():
+        while start < len(content):
+            first = start + len(MAGIC) + 2
+            size = int.from_bytes(content[first - 2 : first], "little")
+            found = HEADER.fullmatch(content, first, first + size)
+            if not content.startswith(MAGIC, start) or found is None:
                 raise ValueError
-            yield np.frombuffer(content, form, count, file.tell())
-            file.seek(count * form.itemsize, io.SEEK_CUR)
-    except (ValueError, KeyError, TypeError):
+            shape, count = tuple(map(int, found[1].split(b","))), int(found[2])
+            block = np.frombuffer(content, _form(shape), count, found.end())
+            yield block
+            start = found.end() + block.nbytes
+    except (ValueError, OverflowError):
         raise ValueError(f"{source} does not hold images of an attack: delete it") from None
 
 

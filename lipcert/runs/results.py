@@ -137,6 +137,8 @@ def _is_attack(facts: Mapping[str, Any]) -> bool:
         and _is_number(facts.get("seconds"))
         and all(isinstance(facts.get(key), str) for key in ("target", "network"))
         and isinstance(facts.get("settings"), dict)
+        and isinstance(facts.get("radii", []), list)
+        and all(map(_is_number, facts.get("radii", [])))
         and facts.get("norm") in list(Norm)
     )
 

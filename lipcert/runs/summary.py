@@ -88,6 +88,7 @@ def summary(
     training: Mapping[str, int] | None = None,
     splits: Mapping[str, Results] | None = None,
     audit: Mapping[str, Any] | None = None,
+    attack_radii: Mapping[str, Sequence[float]] | None = None,
     finished: bool = True,
 ) -> dict[str, Any]:
     """The content of summary.json, which `KEYS` explains. A number that is not proved is not called certified.
@@ -100,6 +101,7 @@ def summary(
     training     parameters, products, epochs and kept_epoch, where they are known
     splits       the results of other images than the test images
     audit        what `audits.audit_of` says of the radii
+    attack_radii {attack that looks for the smallest distance: radii to report at, in its norm}, where not `eps`
 
     Where several certificates make a claim of one kind, an image has the largest of their radii. What a Lipschitz bound
     rests on is that of the best certificate of the strongest kind.
@@ -130,7 +132,8 @@ def summary(
         record["float32"] = report["float32"]
     record["robust_accuracy"], record["attacked_images"], record["median_distance"] = {}, {}, {}
     for attack, tried in numbers.attacks(results.attacks):
-        at = tried or (eps if numbers.attack_norm(attack) == report["norm"] else ())
+        reported = (attack_radii or {}).get(attack) or (eps if numbers.attack_norm(attack) == report["norm"] else ())
+        at = tried or reported
         record["robust_accuracy"][attack] = {_key(e): numbers.robust_accuracy(results.attacks, attack, e) for e in at}
         record["attacked_images"][attack] = numbers.attacked_count(results.attacks, attack)
         if not tried:

@@ -143,12 +143,17 @@ def joined(rows: list[CertificateRow], other: Results, error: float, source: str
         raise ValueError("`analysis=hybrid` needs finite gaps of logits, and this network has others")
     return Images(
         gap=gaps,
-        margin=np.array([row.margin for row in rows]) - error,
+        margin=lowered(np.array([row.margin for row in rows]), error),
         radius=np.array([row.radius for row in rows]),
         right=np.array([row.prediction == row.label for row in rows]),
         other_radius=np.array([row.radius for row in proofs] if alike else [0.0] * len(rows)),
         other_right=np.array([row.prediction == row.label for row in theirs]),
     )
+
+
+def lowered(margins: np.ndarray, error: float) -> np.ndarray:
+    """Computed margins less their rounding `error`, and less the roundings of both subtractions."""
+    return margins - error - 1e-15 * (np.abs(margins) + error)
 
 
 def attacked(run: LoadedRun, other: Any, settings: Settings) -> list[AttackRow]:

@@ -13,7 +13,9 @@ logit minus the second largest. The hybrid's answer is t within eps of x if one 
    M_ts·eps < M_ts·r + τ ≤ m_s + τ.
 
 Nothing is assumed of whether x itself is delegated, which both allow for. Margins are computed, not exact: m is lowered
-by what rounding can be, and the radii by a hair.
+by what rounding can be, and the radii by a hair. As 1 − τ/m may be far smaller than the rounding of τ/m, that is raised
+by a hair too. A radius is infinite where no difference of logits moves at all: then A's gap is everywhere what it is
+at x.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-HAIR = 1 - 1e-12  # of a radius: more than the roundings of its formula
+HAIR, MORE = 1 - 1e-12, 1 + 1e-12  # of a radius, and of what it loses: more than the roundings of the formulas
 
 
 class Images(NamedTuple):
@@ -57,12 +59,14 @@ def hybrid_radius(images: Images, threshold: float, steepest: float) -> np.ndarr
     """
     margin, radius = images.margin, np.where(images.right, images.radius, 0.0)
     slope = np.float64(steepest)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        lost = np.where(threshold > 0, threshold / margin, 0.0)
-        alone = np.where((margin > 0) & (margin >= threshold), radius * (1 - lost), 0.0)
-        alone *= HAIR if threshold > 0 else 1.0
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        left = np.maximum(1 - threshold / margin * MORE, 0.0) * HAIR if threshold > 0 else np.float64(1.0)
+        moved = np.where(np.isinf(radius), radius, radius * left)
+        alone = np.where((margin > 0) & (margin >= threshold), moved, 0.0)
         room = np.maximum((margin + threshold) / slope, np.where(radius > 0, radius + threshold / slope, 0.0))
     if not steepest > 0:
         room = np.where((margin + threshold > 0) | (radius > 0), np.inf, 0.0)
+    if threshold == np.inf:  # A never answers, whatever its margins are
+        room = np.full_like(margin, np.inf)
     either = np.minimum(images.other_radius, np.maximum(room, 0.0) * HAIR)
     return np.where(hybrid_right(images, threshold), np.maximum(alone, either), 0.0)

@@ -1,6 +1,6 @@
 """How steep a network is at its test images, and the two products of its weights that this is held against.
 
-TULIP's tables 4 and 6 (Finlay, Oberman & Abbasi, 2018).
+TULIP's tables 4 and 6, the angle of its section 2, and its Lemma 3.3 (Finlay, Oberman & Abbasi, 2018).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from functools import partial
 
 from rich.console import Console
 
+from lipcert.analyses.stability.angles import angle_statistics, cosines
+from lipcert.analyses.stability.lemma import in_words, lemma
 from lipcert.analyses.stability.linearised import linearised_norm
 from lipcert.analyses.stability.table import stability_table
 from lipcert.contracts import StabilityRow
@@ -28,7 +30,8 @@ CONTENT = "stability.json"
 
 
 def analyse(run: LoadedRun, *, device: str, batch_size: int) -> None:
-    """Writes stability.csv where no certificate has, and stability.json: its maxima and the products of weights.
+    """Writes stability.csv where no certificate has, and stability.json: its maxima, the angles between the loss's
+    gradient and its sign, the products of weights, and what becomes of TULIP's Lemma 3.3.
 
     run         whose lock is held
     device      where gradients are computed
@@ -45,8 +48,10 @@ def analyse(run: LoadedRun, *, device: str, batch_size: int) -> None:
             observe = partial(steepness, network.on(device))
             seen = steepest_images(observe, dataset.test, dataset.num_classes, device, batch_size)
             directory.write_rows(STABILITY, StabilityRow, itertools.chain(rows, seen))
+        angles = angle_statistics(cosines(network, dataset.test, dataset.num_classes, device, batch_size))
     rows = [row for row in directory.read_rows(STABILITY, StabilityRow) if row.split == "test"]
-    directory.write_json(CONTENT, {"images": len(rows), **maxima(rows), **products})
+    said = lemma([row.jacobian for row in rows], products["norm_of_product"])
+    directory.write_json(CONTENT, {"images": len(rows), **maxima(rows), **angles, **products, **said})
     write_record(directory)
 
 
@@ -60,4 +65,8 @@ def number_or_reason(number: Callable[[], float]) -> float | str:
 
 def show(directory: RunDirectory) -> None:
     """stability.json on the terminal."""
-    Console(width=max(120, Console().width)).print(stability_table(directory.read_json(CONTENT)))
+    content = directory.read_json(CONTENT)
+    console = Console(width=max(120, Console().width))
+    console.print(stability_table(content))
+    if said := in_words(content):
+        console.print(said, markup=False, highlight=False)

@@ -1,30 +1,12 @@
-"""A network without its activations: the product of its weight matrices, joined as it joins them. A diagnostic."""
+"""The norm of the product of a network's weight matrices, which Lemma 3.3 of TULIP takes for a bound."""
 
 from __future__ import annotations
-
-from dataclasses import replace
-from typing import Any
 
 import torch
 
 from lipcert.frozen.gradients import jacobians
+from lipcert.frozen.linearised import linearised
 from lipcert.frozen.network import Network
-from lipcert.frozen.operation import Operation
-from lipcert.frozen.ops.joins import Concatenate, MinMax
-from lipcert.frozen.ops.moves import Reshape
-from lipcert.frozen.ops.pointwise import LeakyReLU, Pointwise
-
-
-def linearised(network: Network) -> Network:
-    """The network with every nonlinear function of one entry, and every sorting of pairs, replaced by the identity."""
-
-    def linear(operation: Operation) -> Operation:
-        plain: dict[str, Any] = {"inputs": operation.inputs, "shape": operation.shape, "name": operation.name}
-        if isinstance(operation, Pointwise | LeakyReLU):
-            return Reshape(**plain)
-        return Concatenate(**plain, axis=operation.axis) if isinstance(operation, MinMax) else operation
-
-    return replace(network, operations=tuple(linear(operation) for operation in network.operations))
 
 
 def linearised_norm(network: Network) -> float:

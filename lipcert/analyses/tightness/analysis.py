@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
 from torch import Tensor
 
+from lipcert.analyses.tightness.equivalents import equivalents
 from lipcert.analyses.tightness.figures import picture_figure, tightness_figure
 from lipcert.analyses.tightness.gradients import Steepest, steepest
 from lipcert.analyses.tightness.layer_bounds import layer_bounds
-from lipcert.analyses.tightness.pictures import kept_labels
+from lipcert.analyses.tightness.pictures import FACTS, kept_labels
+from lipcert.analyses.tightness.pools import panel
 from lipcert.analyses.tightness.rows import TightnessRow, broken_chain, tightness
-from lipcert.analyses.tightness.tables import layer_table, ratio_table
+from lipcert.analyses.tightness.tables import layer_table, pool_table, ratio_table
 from lipcert.configuration import build
 from lipcert.contracts import BoundCertificate, CertificateRow, Kind, Norm
 from lipcert.errors import CertificateBroken
@@ -39,6 +41,7 @@ class Settings(NamedTuple):
     seed        of their directions
     device      where gradients are computed
     batch_size  how many images at once, at most
+    gradients   image: estimates are of each image; batch: also, as the authors' code has it, of batches of `batch_size`
     """
 
     attack: dict[str, Any] | None
@@ -47,6 +50,7 @@ class Settings(NamedTuple):
     seed: int
     device: str
     batch_size: int
+    gradients: Literal["image", "batch"] = "image"
 
     def check(self, norm: Norm, certificate: dict[str, Any]) -> None:
         """ValueError where there would be nothing to compare; asked before anything is written."""
@@ -86,7 +90,7 @@ def analyse(run: LoadedRun, bound: BoundCertificate, settings: Settings) -> None
     certified = results.best(Kind.PROOF)[: len(images)]
     found = {row.index: row.distance for row in results.attacks if row.attack == attacker.label}
     with exact_arithmetic():
-        layers = layer_bounds(run.network)
+        layers, pools = layer_bounds(run.network), panel(images.input_shape)
         started = time.perf_counter()
         steep = steepest(
             run.network.on(device),
@@ -97,6 +101,7 @@ def analyse(run: LoadedRun, bound: BoundCertificate, settings: Settings) -> None
             seed=settings.seed,
             device=device,
             batch_size=settings.batch_size,
+            by_batch=settings.gradients == "batch",
         )
         seconds = time.perf_counter() - started
         check_gradients(bound.pairs, steep)
@@ -108,12 +113,19 @@ def analyse(run: LoadedRun, bound: BoundCertificate, settings: Settings) -> None
         "draws": settings.draws,
         "noise": settings.noise,
         "seed": settings.seed,
-        **tightness(rows, layers),
+        "gradients": settings.gradients,
+        **({"batch_size": settings.batch_size} if settings.gradients == "batch" else {}),
+        **(numbers := tightness(rows, layers)),
+        "pools": pools,
+        "equivalents": equivalents(
+            numbers["medians"]["certified_radius"], [row.certified_radius for row in rows], images.input_shape
+        ),
+        "pictures": [{name: getattr(one, name) for name in FACTS} for one in kept],
         "seconds": {"gradients": seconds},
     }
     directory.write_rows(ROWS, TightnessRow, rows)
     title = title_of(directory.path, run.config)
-    pictures = drawn(tightness_figure(rows, layers, attacker.label, title), FIGURE)
+    pictures = drawn(tightness_figure(rows, layers, attacker.label, title, pools), FIGURE)
     if kept:
         pictures |= drawn(picture_figure(kept), PICTURE)
     for name in (f"{PICTURE}.png", f"{PICTURE}.svg"):
@@ -137,10 +149,16 @@ def check_gradients(pairs: Tensor, steep: Steepest) -> None:
 
 def join(certified: list[CertificateRow], steep: Steepest, found: dict[int, float]) -> list[TightnessRow]:
     """One row an image; CertificateBroken where its radius is above its estimate, or its attack's distance within."""
-    estimates = zip(steep.global_estimates().tolist(), steep.local_estimates().tolist(), strict=True)
+    by_batch = steep.batch_estimates()
+    estimates = zip(
+        steep.global_estimates().tolist(),
+        steep.local_estimates().tolist(),
+        [None] * len(certified) if by_batch is None else by_batch.tolist(),
+        strict=True,
+    )
     rows = [
-        TightnessRow(r.split, r.index, r.label, r.prediction, r.margin, r.radius, by_all, by_own, found[r.index])
-        for r, (by_all, by_own) in zip(certified, estimates, strict=True)
+        TightnessRow(r.split, r.index, r.label, r.prediction, r.margin, r.radius, by_all, by_own, found[r.index], batch)
+        for r, (by_all, by_own, batch) in zip(certified, estimates, strict=True)
     ]
     for row, column in broken_chain(rows):
         raise CertificateBroken(
@@ -155,4 +173,6 @@ def show(directory: RunDirectory) -> None:
     content = directory.read_json(CONTENT)
     console = Console(width=max(120, Console().width))
     console.print(ratio_table(content), layer_table(content["layers"]))
+    if content["pools"]:
+        console.print(pool_table(content["pools"]))
     console.print(f"tightness: {directory / FIGURE}", soft_wrap=True, highlight=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lipcert.analyses.tightness.rows import BOUNDS, RATIOS, TightnessRow, compared, over
+from lipcert.analyses.tightness.rows import BOUNDS, RATIOS, Ratio, TightnessRow, compared, over, ratios_of
 from lipcert.contracts import AttackRow, CertificateRow, Kind, Norm
 from lipcert.reporting.curves import attacked_curve, certified_curve
 from lipcert.reporting.plotting import COLOURS, Curve, channels_last, draw, finish, new_panels, picture, style_of
@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 
 
 def tightness_figure(
-    rows: Sequence[TightnessRow], layers: Sequence[Mapping[str, Any]], attack: str, title: str
+    rows: Sequence[TightnessRow],
+    layers: Sequence[Mapping[str, Any]],
+    attack: str,
+    title: str,
+    pools: Sequence[Mapping[str, Any]] = (),
 ) -> Figure:
-    """Three plots: the error ratios of images, accuracies against the radius, and other bounds over the proved ones."""
-    figure, (errors, accuracy, bounds) = new_panels(3)
-    figure.set_size_inches(17, 5.5)
+    """Plots of the error ratios of images, accuracies against the radius, other bounds over the proved ones, and, where
+    there are `pools`, the bounds of pooling the input."""
+    figure, (errors, accuracy, bounds, *pooling) = new_panels(4 if pools else 3)
+    figure.set_size_inches(21 if pools else 17, 5.5)
     _ratios(errors, rows)
     series = radius_curves(rows, attack)
     for curve, colour in zip(series, COLOURS, strict=False):
@@ -32,6 +37,8 @@ def tightness_figure(
     finish(accuracy, series, "accuracy against the radius", Norm.L2)
     _dress(accuracy)
     _bounds(bounds, layers)
+    for axes in pooling:
+        _pools(axes, pools)
     figure.suptitle(title)
     return figure
 
@@ -62,12 +69,12 @@ def _ratios(axes: Axes, rows: Sequence[TightnessRow]) -> None:
     """The fraction of images whose ratio is at most x."""
     alike = compared(rows)
     widest = 2.0
-    for ratio, colour in zip(RATIOS, COLOURS, strict=False):
+    for ratio, colour in zip(ratios_of(rows), COLOURS, strict=False):
         values = np.sort([ratio.of(row) for row in alike])
         if not len(values):
             continue
         y = np.arange(len(values) + 1) / len(values)
-        look: dict[str, Any] = {"color": colour, "linestyle": "-" if ratio.number else "--"}
+        look: dict[str, Any] = {"color": colour, "linestyle": _style(ratio)}
         axes.step(
             np.append(values[0], values), y, where="post", label=f"{ratio}, median {np.median(values):.3g}", **look
         )
@@ -81,6 +88,25 @@ def _ratios(axes: Axes, rows: Sequence[TightnessRow]) -> None:
     axes.set_xlabel("ratio")
     axes.set_ylabel("fraction of images with at most this ratio")
     axes.set_title(f"error ratios of {len(alike):,} images; an estimate is no bound", fontsize="medium")
+    _dress(axes)
+
+
+def _style(ratio: Ratio) -> str:
+    """Of a ratio's line: those of a batch are dotted."""
+    return ":" if ratio not in RATIOS else "-" if ratio.number else "--"
+
+
+def _pools(axes: Axes, pools: Sequence[Mapping[str, Any]]) -> None:
+    """Each bound of each kind of pooling, and what is reached."""
+    shown = {"reached": "reached, no bound", "proved": "proved", **BOUNDS}
+    width, places = 0.8 / len(shown), np.arange(len(pools))
+    for i, ((name, label), colour) in enumerate(zip(shown.items(), ("0.75", "0.2", *COLOURS), strict=False)):
+        axes.bar(places + (i - 2) * width, [row[name] for row in pools], width, color=colour, label=label)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xticks(places, [row["layer"] for row in pools])
+    axes.set_ylabel("l2 norm")
+    axes.set_title("pooling of the input", fontsize="medium")
     _dress(axes)
 
 

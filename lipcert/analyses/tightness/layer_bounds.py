@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipcert.analyses.tightness.pools import pool_bounds, pools_in
 from lipcert.contracts import Norm
 from lipcert.frozen import Network
 from lipcert.frozen.lipschitz import Measure, Walk, proved
+from lipcert.frozen.ops.convolution import Convolution as ConvolutionLayer
+from lipcert.frozen.ops.linear import Linear
 from lipcert.frozen.report import layer_rows
 from lipcert.norms import Convolution, Operator, matrix_norm
 from lipcert.norms.comparison import parseval_norm, peck_norm
@@ -37,18 +40,22 @@ MEASURES: dict[str, Measure] = {"proved": proved, "corollary1": corollary1, "par
 
 
 def layer_bounds(network: Network) -> list[dict[str, Any]]:
-    """A row a linear layer: its name, its l2 norm by each of `MEASURES`, and what the proved ones join to up to there.
-    The last row is of the whole network. Each number is an upper bound of the truth.
+    """A row a layer: its name, its l2 norm by each of `MEASURES`, and `upto`, what the proved ones join to up to there.
+
+    The layers are the linear ones and those that pool or average, in the order of evaluation. Rows of the latter have
+    the keys of `pools.pool_bounds`. The last row is of the whole network, to which pooling counts as proved in every
+    measure. Each number but `reached` is an upper bound of the truth.
     """
     walks = {name: Walk(network, Norm.L2, measure) for name, measure in MEASURES.items()}
     ends = {name: walk.constant(len(network.operations)) for name, walk in walks.items()}
     tables = {name: layer_rows(walk) for name, walk in walks.items()}
-    rows = [
-        {
-            "layer": own["layer"],
-            **{name: table[i]["norm"] for name, table in tables.items()},
-            "upto": own["lipschitz"],
-        }
-        for i, own in enumerate(tables["proved"])
-    ]
-    return [*rows, {"layer": "network", **ends, "upto": ends["proved"]}]
+    linear = [k for k, o in enumerate(network.operations, 1) if isinstance(o, Linear | ConvolutionLayer)]
+    rows: dict[int, dict[str, Any]] = {}
+    for i, (number, own) in enumerate(zip(linear, tables["proved"], strict=True)):
+        norms = {name: table[i]["norm"] for name, table in tables.items()}
+        rows[number] = {"layer": own["layer"], **norms, "upto": own["lipschitz"]}
+    for first, last in pools_in(network):
+        name = network.operations[first - 1].name or f"operation {first}"
+        bounds = pool_bounds(network, first, last)
+        rows[first] = {"layer": name, **bounds, "upto": walks["proved"].constant(last)}
+    return [*(rows[number] for number in sorted(rows)), {"layer": "network", **ends, "upto": ends["proved"]}]

@@ -13,6 +13,7 @@ from lipcert.contracts import CertificateRow, Norm
 from lipcert.errors import CertificateBroken
 from lipcert.frozen import Network
 
+FACTS = ("number", "label", "other", "distance", "radius")  # what tightness.json says of a picture
 INSIDE = 0.999  # of the way to the ball's edge
 
 

@@ -15,6 +15,8 @@ class TightnessRow(NamedTuple):
 
     `certified_radius` is proved. The estimates are what radii would be if no margin were steeper than the steepest
     gradient seen, near any image (global) or near this one (local): the truth may be less, and no radius is claimed.
+    `batch_estimate` is the local one as the authors' code has it, by the steepest gradient near any image of the same
+    batch; None unless `gradients=batch`.
     """
 
     split: str
@@ -26,6 +28,7 @@ class TightnessRow(NamedTuple):
     global_estimate: float
     local_estimate: float
     attack_distance: float
+    batch_estimate: float | None = None
 
 
 class Ratio(NamedTuple):
@@ -43,19 +46,30 @@ class Ratio(NamedTuple):
         return 1.0 if above == below else above / below
 
 
-COLUMNS = TightnessRow._fields[5:]
+COLUMNS, BATCH = TightnessRow._fields[5:9], "batch_estimate"
 RATIOS = (
     Ratio("(i)", "global_estimate", "certified_radius"),
     Ratio("(ii)", "local_estimate", "global_estimate"),
     Ratio("(iii)", "attack_distance", "local_estimate"),
     Ratio("", "attack_distance", "certified_radius"),
 )
+BATCH_RATIOS = (Ratio("(ii)", BATCH, "global_estimate"), Ratio("(iii)", "attack_distance", BATCH))
 BOUNDS = {"corollary1": "Corollary 1", "parseval": "Parseval", "peck": "Peck"}
 
 
 def compared(rows: Sequence[TightnessRow]) -> list[TightnessRow]:
     """The rows that have ratios: classified rightly, with a radius."""
     return [row for row in rows if row.prediction == row.label and 0 < row.certified_radius < math.inf]
+
+
+def by_batch(rows: Sequence[TightnessRow]) -> bool:
+    """Whether rows have the estimates by the steepest gradient of a batch."""
+    return bool(rows) and all(row.batch_estimate is not None for row in rows)
+
+
+def ratios_of(rows: Sequence[TightnessRow]) -> tuple[Ratio, ...]:
+    """The ratios that rows have."""
+    return RATIOS + BATCH_RATIOS * by_batch(rows)
 
 
 def broken_chain(rows: Sequence[TightnessRow]) -> list[tuple[TightnessRow, str]]:
@@ -69,14 +83,14 @@ def broken_chain(rows: Sequence[TightnessRow]) -> list[tuple[TightnessRow, str]]
 def tightness(rows: Sequence[TightnessRow], layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The numbers of tightness.json that are queries on its rows: `medians` count misclassified images as 0, `ratios`
     are medians over the images that have them, `layers` is each layer's bounds. Null is no number, or infinity."""
-    alike = compared(rows)
+    alike, columns = compared(rows), (*COLUMNS, *[BATCH] * by_batch(rows))
     return {
         "images": len(rows),
         "compared": len(alike),
-        "medians": {column: statistics.median(getattr(row, column) for row in rows) for column in COLUMNS},
+        "medians": {column: statistics.median(getattr(row, column) for row in rows) for column in columns},
         "ratios": {
             f"{ratio.above}/{ratio.below}": statistics.median(map(ratio.of, alike)) if alike else None
-            for ratio in RATIOS
+            for ratio in ratios_of(rows)
         },
         "layers": list(layers),
     }

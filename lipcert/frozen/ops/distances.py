@@ -37,6 +37,7 @@ class _Distances(Operation):
     @property
     def products(self) -> int:
         return math.prod(self.shape) * self.weight[0].numel()
+
     p: float
 
     def one_by_one(self, walk: Walk, part: Tensor | None, need: Tensor | None, seen: int, copies: int) -> Any:
