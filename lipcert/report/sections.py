@@ -231,12 +231,18 @@ def commands(record: Record) -> list[Piece]:
     """What made the run, as far as it was recorded, and what goes on from it."""
     where = shlex.quote(str(record.run.path))
     chosen = record.run.config.get("chosen") or {}
-    words = [shlex.quote(f"{key}={value}") for key, value in chosen.items()]
+    words = [shlex.quote(f"{key}={_unquoted(str(value))}") for key, value in chosen.items()]
     train = " \\\n  ".join(["lipcert train", *words])
     more = [f"lipcert certify run={where}", f"lipcert attack run={where} attack=pgd_{record.norm}"]
     more += [f"lipcert audit run={where}", f"lipcert export run={where}"] if record.proved else []
     more.append(f"lipcert report {where}")
     return [Code("The run was made by:", train), Code("Where it lies, one can go on with:", "\n".join(more))]
+
+
+def _unquoted(value: str) -> str:
+    """A path as it was written: `lipcert` quotes for Hydra what has a = in it."""
+    inner = value[1:-1]
+    return inner if value == f"'{inner}'" and "/" in inner and "'" not in inner else value
 
 
 def of_run(record: Record, draw: Draw, level: int, prefix: str, images: Sequence[Piece]) -> list[Section]:
