@@ -48,12 +48,19 @@ TRAIN, TEST = 40, 12  # images
 def overrides(row: Row, folder: Path) -> list[str]:
     """What is added to the first command of a row, so that it takes seconds; the images are in `folder`."""
     arguments = row.arguments()
-    images = ["dataset=npz", f"dataset.path={noise(chosen('dataset', arguments), folder)}"]
+    images = [*_of_others(arguments), "dataset=npz", f"dataset.path={noise(chosen('dataset', arguments), folder)}"]
     if row.command != "train":
         return images
     small = list(NARROW.get(chosen("model", arguments), []))
     adversary = chosen("attack@loss.adversary", arguments)
     return [*images, *ONCE, *small, *_few("loss.adversary", adversary), *few(chosen("attack", arguments))]
+
+
+def _of_others(arguments: Sequence[str]) -> list[str]:
+    """What takes away the settings of a recipe's data set that noise has not."""
+    known = {*_yaml("dataset/_base"), *_yaml("dataset/npz")}
+    own = {key for recipe in _recipes(arguments) for key in recipe.get("dataset", {})}
+    return [f"~dataset.{key}" for key in sorted(own - known)]
 
 
 def few(attack: str) -> list[str]:
@@ -82,21 +89,26 @@ def chosen(group: str, arguments: Sequence[str]) -> str:
 
 
 def _choices(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for recipe in _recipes(arguments):
+        for entry in recipe.get("defaults", []):
+            for key, option in entry.items() if isinstance(entry, dict) else ():
+                yield key.removeprefix("override ").removeprefix("/"), option
+    yield from (argument.partition("=")[::2] for argument in arguments)
+
+
+def _recipes(arguments: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The content of the chosen recipes, each after those that it stands on."""
     given = dict(argument.partition("=")[::2] for argument in arguments)
-    for recipe in given.get("experiment", "").strip("[]").split(","):
-        if recipe:
-            yield from _defaults(recipe)
-    yield from given.items()
+    for name in filter(None, given.get("experiment", "").strip("[]").split(",")):
+        yield from _with_bases(name)
 
 
-def _defaults(recipe: str) -> Iterator[tuple[str, str]]:
-    """What the recipe of a name, and those that it stands on, choose; the later wins."""
-    for entry in _yaml(f"experiment/{recipe}").get("defaults", []):
-        if isinstance(entry, str):
-            yield from _defaults(entry.removeprefix("/experiment/")) if entry.startswith("/experiment/") else ()
-            continue
-        for key, option in entry.items():
-            yield key.removeprefix("override ").removeprefix("/"), option
+def _with_bases(name: str) -> Iterator[dict[str, Any]]:
+    content = _yaml(f"experiment/{name}")
+    for entry in content.get("defaults", []):
+        if isinstance(entry, str) and entry.startswith("/experiment/"):
+            yield from _with_bases(entry.removeprefix("/experiment/"))
+    yield content
 
 
 def _keys(attack: str) -> Iterator[str]:
