@@ -218,7 +218,7 @@ def attack(
             with torch.enable_grad():
                 candidate = attacker(coarse, x[part].float(), y[part], eps_)
             found.append(judge(net.network, x[part], y[part], candidate.double(), attacker.norm, eps_))
-    adversarial, success, distance = (like(images, torch.cat(column)) for column in zip(*found, strict=True))
+    adversarial, success, distance, _ = (like(images, torch.cat(column)) for column in zip(*found, strict=True))
     return AttackResult(adversarial, success, distance, attacker.norm)
 
 

@@ -270,11 +270,11 @@ def row(index: int, radius: float, single: float | None, certificate: str = "pai
 
 
 def test_rows_of_older_versions_are_read_and_added_to(tmp_path):
-    """They lack the last column."""
+    """They lack the last columns."""
     old = "".join(
-        line.rpartition(",")[0] + "\n" for line in format_rows(CertificateRow, [row(0, 0.5, 0.4)]).splitlines()
+        line.rsplit(",", 2)[0] + "\n" for line in format_rows(CertificateRow, [row(0, 0.5, 0.4)]).splitlines()
     )
-    first = header(CertificateRow).rpartition(",")[0] + "\n"
+    first = header(CertificateRow).rsplit(",", 2)[0] + "\n"
     assert parse_rows((first + old).encode(), CertificateRow, "rows") == [row(0, 0.5, None)]
     with pytest.raises(ValueError, match="line 1: header"):
         parse_rows((first.rpartition(",radius")[0] + "\n").encode(), CertificateRow, "rows")

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import signal
+import tempfile
 import time
 import traceback
 import urllib.request
@@ -473,6 +474,7 @@ def wrong(line: tuple, statuses: tuple[int, ...], whole: bool) -> str | None:
     signal.signal(signal.SIGALRM, expire)
     seen.clear()
     place[:] = [Path(os.path.realpath(".."))]
+    tempfile.tempdir = str(place[0])
     started = time.monotonic()
     signal.alarm(LONGEST)
     try:
@@ -485,6 +487,7 @@ def wrong(line: tuple, statuses: tuple[int, ...], whole: bool) -> str | None:
     finally:
         signal.alarm(0)
         place.clear()
+        tempfile.tempdir = None
     SECONDS.append((time.monotonic() - started, line))
     said = err.getvalue()
     STATUSES[status] = STATUSES.get(status, 0) + 1

@@ -217,8 +217,11 @@ def test_a_row_that_fails_stops_no_other_and_is_tried_again(here, capsys):
     with pytest.raises(RowsFailed):
         reproduced(capsys, table=spoilt, seeds=1)
     assert len(here) == 1
+    Path("out/own/table1/full/one/seed=0").mkdir(parents=True)
     with pytest.raises(ValueError, match="was made by other settings: lipcert train .*model.activation=none"):
         reproduced(capsys, seeds=1)
+    Path("out/own/table1/full/one/seed=0").rmdir()  # what nobody has is made anew
+    reproduced(capsys, seeds=1)
     Path("out/own/table1/full/reproduce.json").write_text("[]")
     with pytest.raises(ValueError, match="reproduce.json is damaged"):
         reproduced(capsys, seeds=1)

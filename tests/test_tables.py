@@ -212,7 +212,9 @@ def test_the_command_lists_all_tables_or_prints_one_with_its_rows_commands(capsy
         "output_dir=out/tulip/table5/full/allcnn_l2/seed=0",
     ]
     shown = reproduced(capsys, "table=lmt/mnist", "rows=[kolter_wong]")
-    assert "> 94" in shown and "Claim: Ratio (iii) is larger" in shown and "[not measured]" in shown
+    assert (
+        "> 94" in shown and "Claim: LMT's median certified radius is more than" in shown and "[not measured]" in shown
+    )
     with pytest.raises(ValueError, match="`rows`: lmt/mnist has no row navie; did you mean `naive`?"):
         reproduced(capsys, "table=lmt/mnist", "rows=[navie]")
 

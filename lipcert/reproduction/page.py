@@ -146,7 +146,7 @@ def _page(
         yield from (f"- {line}" for line in lines)
     yield "\n## How\n"
     yield from _how(due, minutes)
-    yield "\n```bash"
+    yield "\n<!-- long -->\n```sh"
     yield from commands(due)
     yield "```"
 

@@ -96,7 +96,9 @@ class State:
         """ValueError where the job's directory holds what another command made."""
         known = self.jobs.get(_key(job), {})
         first = _text(job.lines[0])
-        if known and known.get("made_by", first) != first:
+        if known and not job.directory.exists():
+            del self.jobs[_key(job)]  # somebody deleted it, to have it made anew
+        elif known and known.get("made_by", first) != first:
             raise ValueError(
                 f"`output_dir`: {job.directory} was made by other settings: lipcert {known['made_by']}; give another "
                 "directory, or delete that one"
