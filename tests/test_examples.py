@@ -98,7 +98,7 @@ def test_the_command_prints_logits(name, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({*names(CONF / "model")} - {"nearest_neighbour"}))
+@pytest.mark.parametrize("name", sorted({*names(CONF / "model")} - {"nearest_neighbour", "l2nnn_recurrent"}))
 def test_shipped_models(reader, name, tmp_path):
     from test_capture_models import shipped, trained
 
