@@ -154,7 +154,8 @@ def _page(
 def _how(due: Sequence[Job], minutes: float) -> Iterator[str]:
     made = [content for job in due if (content := _summary(job))]
     seeds = sorted({job.seed for job in due if job.seed is not None})
-    yield f"- {len(due)} runs, seeds {', '.join(map(str, seeds)) or 'none'}, {minutes:.0f} minutes by the clock"
+    of = "" if len(made) == len(due) else f" of {len(due)}"
+    yield f"- {len(made)}{of} runs, seeds {', '.join(map(str, seeds)) or 'none'}, {minutes:.0f} minutes by the clock"
     if commits := sorted({_short(content["git_commit"]) for content in made if content.get("git_commit")}):
         yield f"- commit {', '.join(commits)}"
     for versions in {json.dumps(content["versions"], sort_keys=True) for content in made if content.get("versions")}:
