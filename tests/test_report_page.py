@@ -211,6 +211,8 @@ def test_deciles_are_queries_on_the_rows():
     assert sum(part.attacked for part in parts) == 50
     gaps = [edge for part in parts for edge in (part.smallest, part.largest)]
     assert gaps == sorted(gaps)
+    wrong = rows[0]._replace(prediction=4, margin=-9.0, gap=0.25)  # its label is neither of the two largest
+    assert deciles([wrong], {}, [])[0].largest == 0.25 and deciles([wrong._replace(gap=None)], {}, [])[0].largest == 9.0
     assert len(deciles(rows[:3], {}, [])) == 3 and deciles([], {}, []) == []
     assert deciles([rows[0]._replace(margin=math.nan)], {}, []) == []
 

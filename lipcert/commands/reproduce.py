@@ -71,6 +71,8 @@ def run(
     reading = [f"Our reading: {found.of.reading}"] if found.of.reading else []
     for line in [*lines, *printing.verdicts(found.cells, found.claims), *reading]:
         console.print(line, markup=False, highlight=False)
+    if not found.jobs:  # nothing of this table is computed here
+        return
     for where in [folder, *([Path(results_dir) / chosen.name / scale] if results_dir else [])]:
         page.write(chosen, scale, found.of, found.cells, found.claims, found.jobs, where)
         console.print(f"written: {where}/{page.PAGE}", markup=False, highlight=False)

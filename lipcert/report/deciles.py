@@ -37,9 +37,9 @@ class Decile(NamedTuple):
 
 
 def gap_of(row: CertificateRow) -> float:
-    """How far the label's logit lies from the largest other one, on either side: of an image that is classified
-    rightly, what its answer leads by; of a misclassified one, what its label is behind."""
-    return abs(row.margin)
+    """The largest logit minus the second largest. Rows of older versions have the label's margin alone: of an image
+    that is classified rightly it is the same, of a misclassified one it is what its label is behind."""
+    return abs(row.margin) if row.gap is None else row.gap
 
 
 def deciles(rows: Sequence[CertificateRow], distances: Mapping[int, float], eps: Sequence[float]) -> list[Decile]:

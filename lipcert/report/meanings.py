@@ -33,8 +33,8 @@ GLOSSARY = {
     "bound of the robust accuracy on these images, and no guarantee. A stronger attack may lower it.",
     "shaded gap": "Between the certified and the attacked accuracy: the images of which it is neither proved that they "
     "withstand every change up to the radius, nor shown that they do not.",
-    "gap of an image": "The distance in logits between its label and the largest other class: what a right answer "
-    "leads by, or what a misclassified image's label is behind. It says how sure an answer is, not how robust.",
+    "gap of an image": "The largest logit minus the second largest, whatever the label: what an answer leads by. It "
+    "says how sure an answer is, not how robust. (In runs of older versions: the label's logit and the largest other.)",
     "decile": "A tenth of the test images, sorted by their gap.",
     "statistical": "A claim that holds with a stated probability. It is no proof, and never called certified.",
     "nominal": "An estimate from data: it guarantees nothing, and is never called certified.",
