@@ -205,6 +205,24 @@ def test_rows_are_run_once_and_stand_beside_what_was_published(here, capsys):
     assert f"{clean.number:.2f} ± " in told  # the other row is not run again, and stands there
 
 
+def test_of_what_is_tuned_the_most_accurate_on_validation_images_counts(here, capsys):
+    tuned = copy.deepcopy(SMALL)
+    tuned["rows"]["one"] |= {"tune": {"optimizer.lr": ["1e-9", "1e-3"]}}
+    tuned["rows"]["one"]["overrides"] = ["dataset.val_size=100"]
+    told = reproduced(capsys, table=tuned, rows=["one"], seeds=1)
+    assert [line[0] for line in here] == ["train", "certify"] * 2 and here[1][-1] == "split=val"
+    folder = Path("out/own/table1/full")
+    runs = [folder / "one" / f"seed=0_optimizer.lr={lr}" for lr in ("1e-9", "1e-3")]
+    summaries = [json.loads((run / "summary.json").read_text()) for run in runs]
+    validated = [summary["splits"]["val"]["clean_accuracy"] for summary in summaries]
+    assert validated[0] < validated[1] and f"{100 * summaries[1]['clean_accuracy']:.2f}" in told
+    page = (folder / "table.md").read_text()
+    assert "- one, seed 0: optimizer.lr=1e-3, by validation images, of 2 tried" in page
+    tuned["rows"]["one"]["tune"] = {"optimizer.lr": "1e-3"}
+    with pytest.raises(ValueError, match="`rows.one.tune` must give a list of values for each key"):
+        reproduced(capsys, table=tuned)
+
+
 def test_a_row_that_fails_stops_no_other_and_is_tried_again(here, capsys):
     spoilt = copy.deepcopy(SMALL)
     spoilt["rows"]["one"]["overrides"] = ["model.activation=none"]

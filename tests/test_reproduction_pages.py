@@ -41,6 +41,8 @@ def of_directories(*names: str) -> list[SimpleNamespace]:
         SimpleNamespace(
             table=name.rpartition("/")[0],
             row=SimpleNamespace(name=name.rpartition("/")[2], command=""),
+            seed=0,
+            tried=(),
             directory=Path(name),
         )
         for name in names
@@ -148,7 +150,7 @@ def one_process():
 def sort_of(row: published.Row) -> tuple:
     """What rows have in common that differ in numbers alone, such as the share of random labels."""
     shapes = tuple(re.sub(r"=\[?[\d.,e+-]+\]?$", "=", override) for override in row.overrides)
-    return (row.command, str(row.recipe), row.of, shapes)
+    return (row.command, str(row.recipe), row.of, *row.tune, shapes)
 
 
 SORTS: dict[tuple, tuple[str, str]] = {}

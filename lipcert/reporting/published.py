@@ -5,6 +5,7 @@ them. Where it has `variants`, each row is trained once for each variant, and it
 by variant.
 """
 
+import itertools
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -58,6 +59,9 @@ class Row:
     recipe: str | list = ""  # of conf/experiment; those of a list are laid over each other
     overrides: list[str] = field(default_factory=list)  # what the row adds to its recipe
     seeds: list[int] = field(default_factory=list)  # of the runs behind a published mean or median
+    tune: dict[str, list] = field(
+        default_factory=dict
+    )  # {key: values}: trained with each, the best in validation counts
     radius: float | None = None
     published: dict[str, float] = field(default_factory=dict)  # by column
     uncertain: dict[str, str] = field(default_factory=dict)  # why the value of a column is not to be relied on
@@ -66,6 +70,11 @@ class Row:
     analyses: list[list[str]] = field(default_factory=list)  # of this row, beside the table's; {TABLE/ROW} is a run
     reference: str = ""  # the row that its numbers are compared with; "": the first one that is trained
     note: str = ""
+
+    def candidates(self) -> list[list[str]]:
+        """The overrides of each combination of the values that are tuned; one that has none where nothing is."""
+        choices = ([f"{key}={value}" for value in values] for key, values in self.tune.items())
+        return [list(combination) for combination in itertools.product(*choices)]
 
     def arguments(self, recipe: str | list = "") -> list[str]:
         """The row as overrides of its command, by its own recipe or by `recipe`."""
@@ -177,6 +186,8 @@ def read(content: Any, where: str) -> Table:
             for column, value in row.published.items():
                 if type(value) not in (int, float):
                     raise ValueError(f"{where}: `rows.{name}.published`: {column} must be a number, got {value!r}")
+            if not all(isinstance(values, list) and values for values in row.tune.values()):
+                raise ValueError(f"{where}: `rows.{name}.tune` must give a list of values for each key, got {row.tune}")
             if row.trained and row.command == "train" and not row.recipe:
                 raise ValueError(f"{where}: `rows.{name}.recipe` must be given, or trained: false")
     claims = [Claim(**_claim(node, where)) for node in content.get("claims", [])]

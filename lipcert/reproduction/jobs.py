@@ -17,11 +17,12 @@ FULL, LAPTOP, SMOKE = SCALES = ("full", "laptop", "smoke")
 
 @dataclass(frozen=True)
 class Job:
-    """A row with a seed.
+    """A row with a seed and, where the row tunes something, one of the combinations that it tries.
 
     table      its name
     row        of the table
     seed       None where the command takes none that counts
+    tried      the overrides of the combination
     directory  of its run
     lines      the arguments of the commands that compute it, `lipcert` left out: the first one makes the run, the
                others add rows to it
@@ -30,6 +31,7 @@ class Job:
     table: str
     row: Row
     seed: int | None
+    tried: tuple[str, ...]
     directory: Path
     lines: list[list[str]]
 
@@ -74,7 +76,8 @@ def jobs(
     for row in map(table.rows.__getitem__, due):
         if row.trained and not row.of:
             for seed in seeds_of(row, of, seeds):
-                found.append(_job(table, row, of, scale, seed, Path(output_dir), data_dir))
+                for tried in row.candidates()[: 1 if scale == SMOKE else None]:
+                    found.append(_job(table, row, of, scale, seed, tried, Path(output_dir), data_dir))
     return found
 
 
@@ -120,22 +123,36 @@ def seeds_of(row: Row, scale: Scale, seeds: int | None) -> Sequence[int | None]:
     return range(seeds) if seeds is not None else scale.seeds or row.seeds or [0]
 
 
-def _job(table: Table, row: Row, of: Scale, scale: str, seed: int | None, output: Path, data_dir: str | None) -> Job:
-    directory = output / table.name / scale / row.name / (f"seed={seed}" if seed is not None else "run")
+def _job(
+    table: Table,
+    row: Row,
+    of: Scale,
+    scale: str,
+    seed: int | None,
+    tried: list[str],
+    output: Path,
+    data_dir: str | None,
+) -> Job:
+    directory = output / table.name / scale / row.name / "_".join([*_seed(seed), *tried] or ["run"])
     place = [] if data_dir is None else [f"data_dir={data_dir}"]
     ours = of.rows.get(row.name, {})
-    first = [row.command, *row.arguments(ours.get("recipe") or of.recipe), *of.overrides, *ours.get("overrides", [])]
+    first = [row.command, *row.arguments(ours.get("recipe") or of.recipe)]
+    first += [*of.overrides, *ours.get("overrides", []), *tried]
     if scale == SMOKE:
         first += smoke.overrides(row, output / SMOKE)
-    first += [*([] if seed is None else [f"seed={seed}"]), *place]
+    first += [*_seed(seed), *place]
     lines = [[*first, f"output_dir={directory}"]]
     if row.command == "train":
-        own = [("certify", way) for way in row.analyses]
+        own = [("certify", way) for way in [*row.analyses, *([["split=val"]] if tried else [])]]
         for command, way in [*_ways(table, of), *own]:
             way = [_placed(word, output, scale, seed) for word in way]
             short = smoke.short(command, way) if scale == SMOKE else []
             lines.append([command, f"run={directory}", *way, *short, *place])
-    return Job(table.name, row, seed, directory, lines)
+    return Job(table.name, row, seed, tuple(tried), directory, lines)
+
+
+def _seed(seed: int | None) -> list[str]:
+    return [] if seed is None else [f"seed={seed}"]
 
 
 def _placed(word: str, output: Path, scale: str, seed: int | None) -> str:

@@ -17,6 +17,7 @@ from lipcert.runs.find import is_finished
 from lipcert.runs.layout import SUMMARY
 
 MOST_BYTES = 1 << 26
+TUNED_BY = "splits/val/clean_accuracy"  # in summary.json
 
 
 class Value(NamedTuple):
@@ -41,11 +42,26 @@ Values = Mapping[str, Mapping[str, Value]]
 def measure(table: Table, scale: Scale, jobs: Sequence[Job]) -> dict[str, dict[str, Value]]:
     """{row: {column: value}} of the jobs that are done."""
     found: dict[str, dict[str, list[Path]]] = {}
-    for job in jobs:
-        if job.row.command != "train" or (is_run(job.directory) and is_finished(RunDirectory(job.directory))):
-            found.setdefault(job.table, {}).setdefault(job.row.name, []).append(job.directory)
+    for job in counting(jobs):
+        found.setdefault(job.table, {}).setdefault(job.row.name, []).append(job.directory)
     values = {name: _row(table, scale, name, found) for name in table.rows}
     return {name: row for name, row in values.items() if row}
+
+
+def counting(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs that are done; of those that tune a row with one seed the most accurate one on validation images."""
+    done: dict[tuple, Job] = {}
+    for job in jobs:
+        if job.row.command != "train" or (is_run(job.directory) and is_finished(RunDirectory(job.directory))):
+            key = job.table, job.row.name, job.seed
+            done[key] = max(done.get(key, job), job, key=_tuned_by)
+    return list(done.values())
+
+
+def _tuned_by(job: Job) -> float:
+    """The accuracy on validation images, -1 where it is not known."""
+    accuracy = _at(_content(job.directory / SUMMARY), TUNED_BY) if job.tried else None
+    return -1.0 if accuracy is None else accuracy
 
 
 def _row(table: Table, scale: Scale, name: str, found: Mapping[str, Mapping[str, Sequence[Path]]]) -> dict[str, Value]:

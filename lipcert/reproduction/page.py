@@ -17,6 +17,7 @@ from lipcert.reproduction.cells import Cell, count
 from lipcert.reproduction.claims import HOLDS
 from lipcert.reproduction.figure import table_figure
 from lipcert.reproduction.jobs import Job
+from lipcert.reproduction.measured import counting
 from lipcert.reproduction.running import STATE, State
 from lipcert.runs.layout import SUMMARY
 
@@ -156,6 +157,10 @@ def _how(due: Sequence[Job], minutes: float) -> Iterator[str]:
     seeds = sorted({job.seed for job in due if job.seed is not None})
     of = "" if len(made) == len(due) else f" of {len(due)}"
     yield f"- {len(made)}{of} runs, seeds {', '.join(map(str, seeds)) or 'none'}, {minutes:.0f} minutes by the clock"
+    for job in counting(due):
+        if job.tried:
+            number = sum((other.table, other.row, other.seed) == (job.table, job.row, job.seed) for other in due)
+            yield f"- {job.row.name}, seed {job.seed}: {', '.join(job.tried)}, by validation images, of {number} tried"
     if commits := sorted({_short(content["git_commit"]) for content in made if content.get("git_commit")}):
         yield f"- commit {', '.join(commits)}"
     for versions in {json.dumps(content["versions"], sort_keys=True) for content in made if content.get("versions")}:
@@ -167,7 +172,7 @@ def _how(due: Sequence[Job], minutes: float) -> Iterator[str]:
 
 def commands(due: Sequence[Job]) -> Iterator[str]:
     """The commands of each row, with one of its seeds."""
-    for job in {(job.table, job.row.name): job for job in reversed(due)}.values():
+    for job in {(job.table, job.row.name, job.tried): job for job in reversed(due)}.values():
         yield from _commands(job)
 
 
