@@ -64,7 +64,14 @@ def test_it_comes_as_close_as_the_best_of_the_others(digits):
     assert ratio.median() <= 1.03 and ratio.quantile(0.75) <= 1.06
 
 
-@pytest.mark.parametrize("dtype, scale", [(torch.float64, 1.0), (torch.float32, 1e9), (torch.float32, 1e-9)])
+@pytest.mark.parametrize(
+    "dtype, scale",
+    [
+        pytest.param(torch.float64, 1.0, marks=pytest.mark.slow),
+        (torch.float32, 1e9),
+        pytest.param(torch.float32, 1e-9, marks=pytest.mark.slow),
+    ],
+)
 def test_the_distance_of_a_plane_is_found(dtype, scale):
     exact, _, x, y = problem(Linear(2, scale), n=8)
     attack = CarliniWagnerLinf(steps=100, initial_const=0.01)

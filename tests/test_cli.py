@@ -106,6 +106,7 @@ def test_from_training_to_comparing(capsys):
     assert len(tables) == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_may_set_keys_of_the_parts_that_it_sweeps_over(capsys, tmp_path, monkeypatch):
     """Hydra looks at a sweep's other overrides before any of its jobs, when `model` is still the default one."""
     monkeypatch.chdir(tmp_path)

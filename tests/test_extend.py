@@ -119,6 +119,7 @@ class Seeds(Sweeper):
 '''
 
 
+@pytest.mark.slow
 def test_a_sweeper_gets_the_objective(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "site" / "hydra_plugins").mkdir(parents=True)

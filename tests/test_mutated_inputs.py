@@ -596,15 +596,9 @@ def counted(total: int, kind: str) -> int:
     return round(total * SHARES.get(kind, left))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_input_ends_in_a_result_or_in_one_line(kind, inputs, tmp_path):
-    found = failures(kind, counted(90, kind), inputs, tmp_path)
-    assert not found, "\n".join(found)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_thousand_inputs(kind, inputs, tmp_path):
+def test_every_input_ends_in_a_result_or_in_one_line(kind, inputs, tmp_path):
     found = failures(kind, counted(int(os.environ.get("LIPCERT_CASES", "2000")), kind), inputs, tmp_path)
     longest, line = max(SECONDS)
     print(f"{kind}: {len(found)} failures; exit statuses {STATUSES}; longest {longest:.1f} s: {line}")

@@ -99,7 +99,7 @@ def test_code_of_ones_own_is_needed_for_training_alone(mine, capsys):
     assert Path("run/certificates.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("part", [pytest.param("certificate", marks=pytest.mark.slow), "dataset"])
+@pytest.mark.parametrize("part", [pytest.param(part, marks=pytest.mark.slow) for part in ("certificate", "dataset")])
 def test_other_code_of_ones_own_needs_trust(part, capsys):
     """What certifying a run again executes: its certificate, and its data set."""
     assert lipcert(capsys, "train", *TINY, "output_dir=run").status == 0

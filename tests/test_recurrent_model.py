@@ -98,6 +98,7 @@ def test_what_does_not_fit_is_an_error_that_names_the_key(options, message):
         network(**{"readout": "all"} | options)
 
 
+@pytest.mark.slow
 def test_it_is_trained_certified_attacked_exported_and_verified(tmp_path, capsys):
     run, out = tmp_path / "run", tmp_path / "net"
     small = ("dataset.subset=600", "schedule.epochs=2", "trainer=cpu", "model.hidden=24", "seed=1")

@@ -107,6 +107,7 @@ def test_without_a_proof_nothing_is_called_certified(tmp_path, kind):
     assert "neither proved nor refuted" not in told and "Proved" not in told
 
 
+@pytest.mark.slow
 def test_several_runs_of_several_kinds(tmp_path):
     paths = [
         written(tmp_path / "a", configuration()),
@@ -166,6 +167,7 @@ def test_figures_are_given_as_files_too(tmp_path):
         assert made.figures[f"{name}.png"].startswith(b"\x89PNG") and b"<svg" in made.figures[f"{name}.svg"]
 
 
+@pytest.mark.slow
 def test_a_page_stays_small(tmp_path, monkeypatch):
     paths = [written(tmp_path / f"{i}", configuration(i), data_seed=i) for i in range(2)]
     monkeypatch.setattr(page, "MOST_BYTES", 500_000)

@@ -205,6 +205,7 @@ def test_rows_are_run_once_and_stand_beside_what_was_published(here, capsys):
     assert f"{clean.number:.2f} ± " in told  # the other row is not run again, and stands there
 
 
+@pytest.mark.slow
 def test_of_what_is_tuned_the_most_accurate_on_validation_images_counts(here, capsys):
     tuned = copy.deepcopy(SMALL)
     tuned["rows"]["one"] |= {"tune": {"optimizer.lr": ["1e-9", "1e-3"]}}
@@ -223,6 +224,7 @@ def test_of_what_is_tuned_the_most_accurate_on_validation_images_counts(here, ca
         reproduced(capsys, table=tuned)
 
 
+@pytest.mark.slow
 def test_a_row_that_fails_stops_no_other_and_is_tried_again(here, capsys):
     spoilt = copy.deepcopy(SMALL)
     spoilt["rows"]["one"]["overrides"] = ["model.activation=none"]
@@ -245,6 +247,7 @@ def test_a_row_that_fails_stops_no_other_and_is_tried_again(here, capsys):
         reproduced(capsys, seeds=1)
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_goes_on(here, capsys, monkeypatch):
     from lipcert.evaluation import certify
 

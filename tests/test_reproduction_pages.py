@@ -167,6 +167,7 @@ def test_a_row_of_every_sort_runs(name, shared, one_process):
     assert not failed
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_in_the_one_process_does_not_end_it(tmp_path):
     with running.one_process() as run:
         assert run(["reproduce", "table=nothing"], tmp_path / "log") == 2

@@ -186,6 +186,7 @@ def test_stopped_in_training_and_resumed(capsys, tmp_path, monkeypatch):
     assert told.status == 0 and "finished" in told.out and snapshot(Path()) == before
 
 
+@pytest.mark.slow
 def test_the_network_of_a_run_is_what_was_certified(capsys, tmp_path, monkeypatch):
     """By nothing else than it the same rows come again, bit for bit; and by another one, other rows."""
     monkeypatch.chdir(tmp_path)

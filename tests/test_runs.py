@@ -173,6 +173,7 @@ def test_rows_of_an_earlier_network_do_not_count(run, capsys):
     assert lipcert(capsys, *ATTACK).status == 0 and len(attacked(run.path)) == 5
 
 
+@pytest.mark.slow
 def test_nothing_of_the_current_directory_is_imported(run, capsys, tmp_path):
     """Neither plugins of Hydra, nor what some library would take if it were installed."""
     (tmp_path / "hydra_plugins").mkdir()

@@ -83,6 +83,7 @@ def test_images_that_withstand_any_change_of_one_pixel_are_those_with_more_than_
     assert equivalents(0.0, [], (1, 8, 8))["any_pixel"] == 0.0
 
 
+@pytest.mark.slow
 def test_a_run_is_analysed_by_batches(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     quick = ("analysis=tightness", "attack.images=40", "draws=2")
