@@ -78,6 +78,7 @@ def test_a_defect_shows_its_traceback(mine, capsys):
     assert told.status == 1 and "Traceback" in told.err and "AttributeError: a defect" in told.err
 
 
+@pytest.mark.slow
 def test_code_of_ones_own_is_needed_for_training_alone(mine, capsys):
     """A run whose code is gone is certified and attacked as it was, without being trusted; its training needs both."""
     assert lipcert(capsys, "train", *TINY, *mine, "output_dir=run").status == 0

@@ -94,6 +94,7 @@ def test_the_page_of_a_run_lies_in_it(trained, capsys):
     checked([run], images=1)
 
 
+@pytest.mark.slow
 def test_of_several_runs_it_goes_elsewhere(trained, capsys):
     told = lipcert(capsys, "report", *trained.values(), "images=0")
     (place,) = Path("outputs/report").glob("*/report.html")

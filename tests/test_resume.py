@@ -144,6 +144,7 @@ def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
+@pytest.mark.slow
 def test_stopped_in_training_and_resumed(capsys, tmp_path, monkeypatch):
     """The same in this process, by an exception in the second epoch: quick enough to be run always."""
     monkeypatch.chdir(tmp_path)

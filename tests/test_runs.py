@@ -217,6 +217,7 @@ def test_a_sweep_goes_on_with_what_is_left_of_it(folder, capsys):
     assert told.status == 0 and told.out.count("is finished: nothing to resume") == 3
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_killed_before_its_first_job_begins(folder, capsys):
     Path("sweep").mkdir()
     Path("sweep/multirun.yaml").touch()

@@ -68,6 +68,7 @@ def look(net: Network, images: Split, **options) -> Steepest:
         return steepest(net, images, **settings | options)
 
 
+@pytest.mark.slow
 def test_a_run_is_analysed_and_the_chain_holds(run, capsys):
     told = lipcert(capsys, "certify", f"run={run}", *QUICK)
     assert told.status == 0, told.err
