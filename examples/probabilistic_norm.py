@@ -66,12 +66,13 @@ def main() -> None:
     parser.add_argument("run", help="directory of a run that is certified in l2")
     parser.add_argument("--starts", type=int, default=2000)
     parser.add_argument("--iterations", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--layer", type=int, help="this one alone, from 0 on, the last of the network first")
     given = parser.parse_args()
     network = lipcert.load(given.run).network
     walk = Layers(network, network.norm)
     walk.constant(len(network.operations))
     print("      input -> output   proved norm  steps  starts below  lowest  largest of 128")
-    for operator, norm in walk.layers:
+    for operator, norm in walk.layers if given.layer is None else [walk.layers[given.layer]]:
         generator = torch.Generator().manual_seed(0)
         starts = torch.randn(given.starts, *operator.domain, dtype=torch.float64, generator=generator)
         outputs = operator.apply(starts[:1])[0].numel()
