@@ -198,6 +198,7 @@ def test_a_damaged_best_is_refused(best, tmp_path, capsys, monkeypatch):
         [],
         {"epoch": 7},
         {**checkpoint["best"], "epoch": 7},
+        {**checkpoint["best"], "loss": float("nan")},
         {**checkpoint["best"], "state_dict": {"a": 1}},
     ):
         with run.writing("test"):

@@ -1,8 +1,12 @@
 """Every architecture: its shapes, its depth, what its options change, that it refuses images that don't fit, and that
 no image is steeper, and no rounding worse, than the bound of its frozen network says."""
 
+from importlib import import_module
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from lipcert.contracts import Norm
@@ -216,3 +220,19 @@ def test_gradients_reach_every_parameter():
             p.data += 0.1 * torch.randn_like(p)
         net(torch.rand(8, 3, 12, 12)).square().sum().backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters()), model
+
+
+CONF = Path(__file__).parent.parent / "conf" / "model"
+SIZES = [
+    (path.stem, key, [-1 for _ in value] if isinstance(value, list) else -1)
+    for path in sorted(CONF.glob("*.yaml"))
+    for key, value in yaml.safe_load(path.read_text()).items()
+    if type(value) is int or (isinstance(value, list) and value and all(type(x) is int for x in value))
+]
+
+
+@pytest.mark.parametrize(("model", "key", "size"), [*SIZES, ("l2nnn", "width", 0), ("linf_dist", "depth", 0)])
+def test_a_size_that_there_is_not_is_named(model, key, size):
+    path, _, name = yaml.safe_load((CONF / f"{model}.yaml").read_text())["_target_"].rpartition(".")
+    with pytest.raises(ValueError, match=f"`model.{key}` must "):
+        getattr(import_module(path), name)(input_shape=(1, 28, 28), num_classes=10, **{key: size})

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from lipcert.models.headed import Headed
-from lipcert.models.tulip import check_width, convolution, squashed
+from lipcert.models.sizes import check_sizes
+from lipcert.models.tulip import convolution, squashed
 
 
 class AllCNN(Headed):
@@ -32,7 +33,7 @@ class AllCNN(Headed):
         last_relu: bool = False,
         eighth_kernel: int = 3,
     ):
-        check_width(width)
+        check_sizes(width=width)
         if eighth_kernel not in (1, 3):
             raise ValueError(f"`model.eighth_kernel` must be 1 or 3, got {eighth_kernel}")
         wide, channels, layers = 2 * width, input_shape[0], []

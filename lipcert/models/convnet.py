@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from lipcert.models.headed import Headed, check_halvings
+from lipcert.models.sizes import check_sizes
 
 
 class ConvNet(Headed):
@@ -24,6 +25,7 @@ class ConvNet(Headed):
         hidden: int = 1024,
         dropout: float = 0.0,
     ):
+        check_sizes(channels=channels, hidden=hidden)
         check_halvings(input_shape, len(channels))
         width, height, breadth = input_shape
         layers: list[nn.Module] = []

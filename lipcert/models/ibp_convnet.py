@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lipcert.contracts import Norm
 from lipcert.layers import Standardise
 from lipcert.models.headed import Headed
+from lipcert.models.sizes import check_sizes
 
 
 class IBPConvNet(Headed):
@@ -30,6 +31,7 @@ class IBPConvNet(Headed):
         mean: Sequence[float] = (0.0,),
         std: float = 1.0,
     ):
+        check_sizes(channels=channels, hidden=hidden)
         if any(not 0 <= at < len(channels) for at in halving):
             raise ValueError(f"`model.halving` must name convolutions 0 to {len(channels) - 1}, got {list(halving)}")
         inputs, height, breadth = input_shape

@@ -10,6 +10,7 @@ from torch import nn
 from lipcert.layers import NonexpansiveConv2d, NonexpansiveLinear, UnitRowsLinear, pass_on
 from lipcert.models.headed import Headed
 from lipcert.models.l2nnn_steps import Steps, convolved
+from lipcert.models.sizes import check_sizes
 
 
 class L2NNN(Headed):
@@ -40,6 +41,8 @@ class L2NNN(Headed):
         divide: bool = True,
         gram: str = "smaller",
     ):
+        check_sizes(channels=channels, kernel_size=kernel_size, width=width)
+        check_sizes(0, depth=depth)
         steps = Steps(
             activation=activation,
             activation_t=activation_t,

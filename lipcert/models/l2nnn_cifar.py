@@ -16,6 +16,7 @@ from lipcert.layers import (
 )
 from lipcert.models.headed import Headed
 from lipcert.models.l2nnn_steps import Steps, convolved
+from lipcert.models.sizes import check_sizes
 
 
 class L2NNNCifar(Headed):
@@ -43,6 +44,8 @@ class L2NNNCifar(Headed):
         divide: bool = True,
         gram: str = "smaller",
     ):
+        check_sizes(channels=channels, kernel_size=kernel_size, width=width)
+        check_sizes(0, depth=depth)
         steps = Steps(
             activation=activation,
             activation_t=activation_t,

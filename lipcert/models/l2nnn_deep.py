@@ -12,6 +12,7 @@ from torch import nn
 from lipcert.layers import BranchLinear, JoinBranches, NonexpansiveConv2d, NonexpansiveLinear, pass_on
 from lipcert.models.headed import Headed
 from lipcert.models.l2nnn_steps import Steps, convolved
+from lipcert.models.sizes import check_sizes
 
 
 class L2NNNDeep(Headed):
@@ -44,6 +45,8 @@ class L2NNNDeep(Headed):
         gram: str = "smaller",
         dropout: float = 0.0,
     ):
+        check_sizes(channels=channels, kernel_size=kernel_size, shared_width=shared_width, branch_width=branch_width)
+        check_sizes(0, shared=shared, branch=branch)
         steps = Steps(
             activation=activation,
             activation_t=activation_t,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lipcert.layers import NonexpansiveRNN, UnitRowsLinear
 from lipcert.models.headed import Headed
+from lipcert.models.sizes import check_sizes
 
 
 class Rows(nn.Module):
@@ -45,8 +46,7 @@ class L2NNNRecurrent(Headed):
         readout: str = "all",
         gram: str = "smaller",
     ):
-        if hidden < 1:
-            raise ValueError(f"`model.hidden` must be at least 1, got {hidden}")
+        check_sizes(hidden=hidden)
         if not 0 <= t <= 1:
             raise ValueError(f"`model.t` must lie in [0, 1], got {t}")
         if readout not in ("all", "last"):

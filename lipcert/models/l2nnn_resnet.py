@@ -9,6 +9,7 @@ from torch import nn
 from lipcert.layers import ConvexResidual, GlobalNormPool2d, NonexpansiveConv2d, Residual, UnitRowsLinear
 from lipcert.models.headed import Headed, check_halvings
 from lipcert.models.l2nnn_steps import Steps
+from lipcert.models.sizes import check_sizes
 
 
 class L2NNNResNet(Headed):
@@ -42,6 +43,8 @@ class L2NNNResNet(Headed):
         if len(channels) != len(blocks):
             given = f"{len(channels)} and {len(blocks)}"
             raise ValueError(f"`model.channels` and `model.blocks` must have one entry per stage, got {given}")
+        check_sizes(channels=channels)
+        check_sizes(0, blocks=blocks)
         check_halvings(input_shape, len(channels) - 1, "stages")
         check_residual(residual, t, per_channel, per_entry)
         steps = Steps(activation=activation, activation_t=activation_t, subtract_mean=subtract_mean)

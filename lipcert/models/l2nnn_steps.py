@@ -9,6 +9,7 @@ from torch import nn
 
 from lipcert.layers import SubtractMean, nonlinearity, pooling
 from lipcert.models.headed import check_halvings
+from lipcert.models.sizes import check_sizes
 
 
 def convolved(kernel: int, *sides: int) -> tuple[int, ...]:
@@ -58,10 +59,7 @@ class Steps:
 
     def check(self, input_shape: Sequence[int], poolings: int) -> None:
         """Raises ValueError where so many poolings leave nothing of images (C, H, W)."""
-        for key in ("pool_size", "pool_stride"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"`model.{key}` must be at least 1, got {value}")
+        check_sizes(pool_size=self.pool_size, pool_stride=self.pool_stride)
         if self.pool_size == 2 == (self.pool_stride or 2):
             return check_halvings(input_shape, poolings)
         sides = tuple(input_shape[1:])

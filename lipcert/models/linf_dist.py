@@ -10,6 +10,7 @@ from torch import nn
 from lipcert.contracts import Norm
 from lipcert.layers import DistanceLinear, Negate, Standardise, SubtractMean
 from lipcert.models.headed import Headed
+from lipcert.models.sizes import check_sizes
 
 
 def distance_layers(inputs: int, widths: Sequence[int], identity: bool) -> list[nn.Module]:
@@ -41,9 +42,9 @@ class LinfDist(Headed):
         mean: Sequence[float] = (0.0,),
         std: float = 1.0,
     ):
+        check_sizes(2, depth=depth)
+        check_sizes(width=width)
         depth = depth or default_depth(input_shape)
-        if depth < 2:
-            raise ValueError(f"`model.depth` must be at least 2, got {depth}")
         pixels = torch.Size(input_shape).numel()
         hidden = distance_layers(pixels, [width] * (depth - 1), identity)
         features = nn.Sequential(Standardise(mean, [std]), nn.Flatten(), *hidden)

@@ -8,6 +8,7 @@ from torch import nn
 
 from lipcert.layers import DistanceConv2d, DistanceLinear, Standardise, SubtractMean
 from lipcert.models.linf_dist_mlp import DistanceTrunk
+from lipcert.models.sizes import check_sizes
 
 
 class LinfDistConv(DistanceTrunk):
@@ -29,6 +30,7 @@ class LinfDistConv(DistanceTrunk):
         mean: Sequence[float] = (0.0,),
         std: float = 1.0,
     ):
+        check_sizes(channels=channels, width=width, hidden=hidden)
         if any(not 0 <= at < len(channels) for at in halving):
             raise ValueError(f"`model.halving` must name convolutions 0 to {len(channels) - 1}, got {list(halving)}")
         inputs, height, breadth = input_shape

@@ -11,6 +11,7 @@ from lipcert.contracts import Norm
 from lipcert.layers import ScaledLinear, Standardise
 from lipcert.models.headed import Headed
 from lipcert.models.linf_dist import default_depth, distance_layers
+from lipcert.models.sizes import check_sizes
 
 
 class DistanceTrunk(Headed):
@@ -57,9 +58,8 @@ class LinfDistMLP(DistanceTrunk):
         mean: Sequence[float] = (0.0,),
         std: float = 1.0,
     ):
-        depth = default_depth(input_shape) - 1 if depth is None else depth
-        if depth < 1:
-            raise ValueError(f"`model.depth` must be at least 1, got {depth}")
+        check_sizes(depth=depth, width=width, hidden=hidden)
+        depth = depth or default_depth(input_shape) - 1
         layers = distance_layers(torch.Size(input_shape).numel(), [width] * depth, identity)
         trunk = nn.Sequential(Standardise(mean, [std]), nn.Flatten(), *layers)
         super().__init__(trunk, width, hidden, num_classes, std)

@@ -8,6 +8,7 @@ from torch import nn
 
 from lipcert.layers import MinMax
 from lipcert.models.headed import Headed
+from lipcert.models.sizes import check_sizes
 
 ACTIVATIONS = {"relu": nn.ReLU, "min_max": MinMax}
 
@@ -31,6 +32,7 @@ class LMTConvNet(Headed):
         if not len(channels) == len(kernels) == len(strides):
             given = f"{len(channels)}, {len(kernels)} and {len(strides)}"
             raise ValueError(f"`model.channels`, `kernels` and `strides` must have one entry per layer, got {given}")
+        check_sizes(channels=channels, kernels=kernels, strides=strides, hidden=hidden)
         if activation not in ACTIVATIONS:
             raise ValueError(f"`model.activation` must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         if activation == "min_max" and any(n % 2 for n in (*channels, *hidden)):

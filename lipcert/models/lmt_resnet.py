@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.models.headed import Headed
+from lipcert.models.sizes import check_sizes
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> nn.Conv2d:
@@ -89,8 +90,9 @@ class LMTResNet(Headed):
         blocks = (depth - 4) // 6
         if depth != 6 * blocks + 4 or blocks < 1:
             raise ValueError(f"`model.depth` must be 6n + 4, such as 10 or 16, got {depth}")
-        if width < 1 or not 0 <= dropout < 1:
-            raise ValueError(f"`model.width` must be at least 1, `model.dropout` in [0, 1); got {width} and {dropout}")
+        check_sizes(width=width)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"`model.dropout` must lie in [0, 1), got {dropout}")
         channels, layers = 16, []
         for group, stride in enumerate((1, 2, 2)):
             for _ in range(blocks):

@@ -51,10 +51,5 @@ def squashed(head: nn.Module, classes: int, tanh: bool) -> nn.Module:
     return nn.Sequential(head, nn.BatchNorm1d(classes, affine=False), ScaledTanh()) if tanh else head
 
 
-def check_width(width: int) -> None:
-    if width < 1:
-        raise ValueError(f"`model.width` must be at least 1, got {width}")
-
-
 def _start(fan_in: int) -> tuple[float, float]:
     return -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in)

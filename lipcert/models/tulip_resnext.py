@@ -8,7 +8,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lipcert.models.headed import Headed
-from lipcert.models.tulip import check_width, convolution, linear, squashed
+from lipcert.models.sizes import check_sizes
+from lipcert.models.tulip import convolution, linear, squashed
 
 
 class BranchMean(nn.Module):
@@ -69,14 +70,12 @@ class TulipResNeXt(Headed):
         pooling: Literal["before_blocks", "after_first_block"] = "before_blocks",
         trained_scale: bool = False,
     ):
-        check_width(width)
+        check_sizes(width=width, branches=branches)
         if pooling not in ("before_blocks", "after_first_block"):
             raise ValueError(f"`model.pooling` must be before_blocks or after_first_block, got {pooling!r}")
         blocks = (depth - 4) // 6
         if depth != 6 * blocks + 4 or blocks < 1:
             raise ValueError(f"`model.depth` must be 6n + 4, such as 10 or 34, got {depth}")
-        if branches < 1:
-            raise ValueError(f"`model.branches` must be at least 1, got {branches}")
         if min(input_shape[1:]) < 4:
             raise ValueError(f"`model` halves the image twice, which must be at least 4×4, got {tuple(input_shape)}")
         layers = convolution(input_shape[0], width, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import zipfile
 from pathlib import Path
@@ -63,7 +64,12 @@ def best_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Any] | None:
         return None
     known = best if isinstance(best, dict) else {}
     epoch, loss, weights = (known.get(key) for key in ("epoch", "loss", "state_dict"))
-    whole = type(epoch) is int and 1 <= epoch <= checkpoint["epochs_done"] and isinstance(loss, float)
+    whole = (
+        type(epoch) is int
+        and 1 <= epoch <= checkpoint["epochs_done"]
+        and isinstance(loss, float)
+        and math.isfinite(loss)
+    )
     if not whole or not isinstance(weights, dict) or not all(isinstance(x, torch.Tensor) for x in weights.values()):
         raise ValueError(f"{path} is damaged: `best` does not hold the weights of an epoch")
     return best
