@@ -11,11 +11,13 @@ from configurations import composed, shape
 from torch import nn
 
 from lipcert.configuration import build
+from lipcert.evaluation.freeze import rebuild
 from lipcert.evaluation.load import load_run
 from lipcert.losses.accuracy import accuracy
 from lipcert.losses.cross_entropy import CrossEntropy
 from lipcert.losses.tulip import Tulip
 from lipcert.runs.checkpoint import load_checkpoint
+from lipcert.runs.config import read_config
 from lipcert.runs.directory import RunDirectory
 from lipcert.training.module import Training
 
@@ -169,6 +171,22 @@ def test_a_longer_run_keeps_the_best_of_all(best, tmp_path, capsys, monkeypatch)
     assert told.status == 0, told.err
     summary = RunDirectory("run").read_json("summary.json")
     assert (summary["epochs"], summary["kept_epoch"]) == (9, due(Path("run")))
+
+
+def test_a_longer_run_has_its_best_network_as_it_was(tmp_path, capsys, monkeypatch):
+    """The best epoch is one of the shorter training, at whose end a ramp of the model was farther than it is now."""
+    monkeypatch.chdir(tmp_path)
+    given = (*SMALL, "loss=cross_entropy", "schedule=soft_to_strict", "schedule.keep=best", "schedule.epochs=2")
+    assert lipcert(capsys, "train", *given, "output_dir=run").status == 0
+    monkeypatch.setattr(Training, "_keep", lambda self, loss: None)  # no later epoch is a better one
+    assert lipcert(capsys, "train", "resume=run", "extend=6").status == 0
+    summary = RunDirectory("run").read_json("summary.json")
+    config = read_config("run")
+    model, done, kept = rebuild(RunDirectory("run"), config, load_run(Path("run"), splits=("val",)).dataset)
+    assert (done, kept) == (8, summary["kept_epoch"]) and kept <= 2
+    strict = [layer.strict for layer in model.modules() if hasattr(layer, "strict")]
+    assert strict and set(strict) == {build(config["schedule"] | {"epochs": 2}).ramps["strict"](kept, 2)}
+    assert set(strict) != {build(config["schedule"]).ramps["strict"](kept, 8)}
 
 
 def test_early_stopping_with_the_best_weights(tmp_path, capsys):

@@ -43,6 +43,8 @@ def rebuild(run: RunDirectory, config: dict[str, Any], dataset: Dataset) -> tupl
     checkpoint, schedule = load_checkpoint(run), build(config["schedule"])
     best = best_of(checkpoint, run / CHECKPOINT) if schedule.keep == "best" else None
     kept = best or {"epoch": checkpoint["epochs_done"], "state_dict": checkpoint["state_dict"]}
+    if best:  # ramps are at what they were in the training as long as it was then
+        schedule = build({**config["schedule"], "epochs": best["epochs"]})
     check(config["model"], "model")
     model = build(config["model"], input_shape=dataset.input_shape, num_classes=dataset.num_classes)
     weights = {

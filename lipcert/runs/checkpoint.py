@@ -52,8 +52,9 @@ def load_checkpoint(run: RunDirectory) -> dict[str, Any]:
 
 
 def best_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Any] | None:
-    """What a checkpoint holds of the epoch with the smallest validation loss: `epoch`, from 1, its `loss`, and the
-    classifier's weights after it as `state_dict`; None of a training that keeps no best weights.
+    """What a checkpoint holds of the epoch with the smallest validation loss: `epoch`, from 1, its `loss`, the
+    classifier's weights after it as `state_dict`, and how many `epochs` the training was to have then (it may have been
+    made longer since); None of a training that keeps no best weights.
 
     Raises ValueError where it is damaged; `path` is of its file.
     """

@@ -113,7 +113,12 @@ class Training(L.LightningModule):
         """Keeps the classifier's weights if the validation loss, which all ranks know, is the smallest so far."""
         if loss < (self.best["loss"] if self.best else torch.inf):
             weights = {f"model.{name}": value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-            self.best = {"epoch": self.current_epoch + 1, "loss": loss, "state_dict": weights}
+            self.best = {
+                "epoch": self.current_epoch + 1,
+                "epochs": self.schedule.epochs,
+                "loss": loss,
+                "state_dict": weights,
+            }
 
     def _add(self, stage: str, numbers: dict[str, Tensor], count: int) -> None:
         for name, value in {**numbers, "count": torch.ones((), device=self.device)}.items():
