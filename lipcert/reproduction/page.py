@@ -127,7 +127,7 @@ def _claims(content: Mapping[str, Any]) -> str:
 def _page(
     table: Table, name: str, scale: Scale, found: Cells, claims: Claims, due: Sequence[Job], minutes: float
 ) -> Iterator[str]:
-    yield f"# {table.source.partition(',')[0]}: {table.place}"
+    yield f"# {_authors(table.source)}: {table.place}"
     yield f"\n{table.title}. {table.source}. Written by `lipcert reproduce table={table.name} scale={name}`."
     if scale.note:
         yield f"\n**At this scale:** {scale.note}"
@@ -152,6 +152,12 @@ def _page(
     yield "```"
 
 
+def _authors(source: str) -> str:
+    """As a heading names them: one or two, or the first and others."""
+    first, comma, _ = source.partition(",")
+    return f"{first} et al." if comma and "&" not in first else first.partition(":")[0]
+
+
 def _how(due: Sequence[Job], minutes: float) -> Iterator[str]:
     made = [content for job in due if (content := _summary(job))]
     seeds = sorted({job.seed for job in due if job.seed is not None})
@@ -172,7 +178,10 @@ def _how(due: Sequence[Job], minutes: float) -> Iterator[str]:
 
 def commands(due: Sequence[Job]) -> Iterator[str]:
     """The commands of each row, with one of its seeds."""
-    for job in {(job.table, job.row.name, job.tried): job for job in reversed(due)}.values():
+    first: dict[tuple, Job] = {}
+    for job in due:
+        first.setdefault((job.table, job.row.name, job.tried), job)
+    for job in first.values():
         yield from _commands(job)
 
 
