@@ -48,7 +48,6 @@ def rows(run: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.slow
 def test_a_training_does_not_notice_that_it_is_watched(capsys):
     for run, more in (("watched", ("monitor.every=2", *ATTACK)), ("alone", ("monitor.every=0",))):
         assert lipcert(capsys, *RUN, *more, f"output_dir={run}").status == 0
