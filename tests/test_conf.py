@@ -40,7 +40,14 @@ DRIVEN = {
     "linf_dist_mlp_laptop": "ibp",
 }  # schedules that drive a loss
 OPTIONS = {group.name: found for group in sorted(CONF.iterdir()) if group.is_dir() and (found := names(group))}
-LARGE = ("l2nnn_cifar", "l2nnn_resnet", "lmt_resnet", "parseval_resnet")  # seconds each, at their own depth
+LARGE = (
+    "l2nnn_cifar",
+    "l2nnn_deep",
+    "l2nnn_resnet",
+    "ordinary_deep",
+    "lmt_resnet",
+    "parseval_resnet",
+)  # seconds each, at their own depth
 TRAINING = {"radius", "c", "eps_train", "eps_ibp", "epochs", "batch_size"}
 
 

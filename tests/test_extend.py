@@ -37,6 +37,7 @@ def run(trained, tmp_path, monkeypatch) -> RunDirectory:
     return RunDirectory("run")
 
 
+@pytest.mark.slow
 def test_a_longer_run_is_what_a_long_one_would_have_been(run, trained, capsys):
     """Where the schedule does not depend on the length. All that was found of the old network is computed anew."""
     assert lipcert(capsys, "certify", "run=run", "split=val").status == 0

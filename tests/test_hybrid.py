@@ -85,6 +85,7 @@ def test_nothing_within_a_radius_has_another_label(seed):
         assert survives(hybrid, x, y, radius)[radius > 0].all()
 
 
+@pytest.mark.slow
 def test_each_way_to_a_proof_is_used_and_wrong_ones_are_caught():
     """By A alone, by both, and by B where A is wrong; and what a careless formula would claim is refuted."""
     used, refuted = dict.fromkeys(("alone", "both", "other"), 0), dict.fromkeys(("own", "other"), 0)

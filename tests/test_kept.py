@@ -147,6 +147,7 @@ def test_the_last_weights_are_kept_by_default(tmp_path, capsys):
     assert "best" not in load_checkpoint(RunDirectory(run))
 
 
+@pytest.mark.slow
 def test_a_stopped_run_knows_its_best_epoch(best, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     step = Training.training_step
@@ -173,6 +174,7 @@ def test_a_longer_run_keeps_the_best_of_all(best, tmp_path, capsys, monkeypatch)
     assert (summary["epochs"], summary["kept_epoch"]) == (9, due(Path("run")))
 
 
+@pytest.mark.slow
 def test_a_longer_run_has_its_best_network_as_it_was(tmp_path, capsys, monkeypatch):
     """The best epoch is one of the shorter training, at whose end a ramp of the model was farther than it is now."""
     monkeypatch.chdir(tmp_path)

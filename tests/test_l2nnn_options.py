@@ -161,7 +161,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("number", range(len(OPTIONS)))
+@pytest.mark.parametrize("number", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, len(OPTIONS)))])
 def test_every_option_of_every_network_is_frozen_as_it_is_and_moves_no_farther_than_its_bound(number):
     model, options = OPTIONS[number]
     shape = (1, 13, 12)

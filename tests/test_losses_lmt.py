@@ -98,7 +98,7 @@ def by_hand(logits: torch.Tensor, pairs: torch.Tensor, labels: torch.Tensor, c: 
     return sum(losses) / len(losses), kept
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["convnet", pytest.param("resnet", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("proposition", [1, 2])
 def test_lmt_is_its_formula(name, proposition):
     model = network(name)
@@ -257,7 +257,7 @@ def test_gloro_is_its_formula(weight, eps):
     compare_gradients(terms["loss"], expected, model)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["convnet", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_spectral_norm_regularisation_is_weight_decay_of_the_largest_singular_value(name):
     """Its gradient is rate·σ·uvᵀ a weight once the vectors have converged."""
     model = network(name).eval()
@@ -383,6 +383,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_layers_that_normalise_their_weights_are_estimated_as_what_they_compute(name):
     model = OTHERS[name]().eval()

@@ -115,6 +115,7 @@ def test_a_net_that_is_certified_only_at_the_end_of_its_schedule_is_looked_at_th
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_module_is_captured_again_only_where_it_computes_something_else(data, monkeypatch):
     captures = []
     monkeypatch.setattr(looks, "capture", lambda *args, capture=looks.capture: captures.append(1) or capture(*args))

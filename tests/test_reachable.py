@@ -93,7 +93,9 @@ def test_the_search_finds_modules():
     assert model in modules(model.first)
 
 
-@pytest.mark.parametrize("name", CERTIFICATES)
+@pytest.mark.parametrize(
+    "name", [n if n == "pairwise" else pytest.param(n, marks=pytest.mark.slow) for n in CERTIFICATES]
+)
 def test_of_a_certificate_and_what_attacks_it(name):
     model = Mine()
     network = freeze(model, SHAPE, "linf" if name == "interval" else "l2")

@@ -65,7 +65,7 @@ def test_at_the_start_the_state_holds_the_last_rows_so_that_the_bound_is_reached
     assert torch.equal(small.cell.linear.weight, before)
 
 
-@pytest.mark.parametrize(("steps", "hidden"), [(3, 4), (28, 16)])
+@pytest.mark.parametrize(("steps", "hidden"), [(3, 4), pytest.param(28, 16, marks=pytest.mark.slow)])
 def test_rounding_errors_stay_below_a_bound_that_does_not_grow_with_every_step(steps, hidden):
     """Dense weights: the norm of |W| is about √hidden, whose power would have made the bound useless."""
     for seed in range(4):

@@ -125,6 +125,7 @@ def test_several_runs_of_several_kinds(tmp_path):
     assert groups == sorted(groups)
 
 
+@pytest.mark.slow
 def test_what_comes_from_a_run_is_escaped(tmp_path):
     evil = "<script>alert(1)</script>"
     config = configuration() | {"name": evil, "chosen": {"model": '"><img src=x onerror=alert(1)>'}, "tags": [evil]}

@@ -187,6 +187,7 @@ def reproduced(capsys, **changes) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_rows_are_run_once_and_stand_beside_what_was_published(here, capsys):
     told = reproduced(capsys)
     assert [line[0] for line in here] == ["train"] * 4

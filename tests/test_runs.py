@@ -97,6 +97,7 @@ def test_a_broken_certificate_is_not_walked_past(run, capsys):
         assert told.status == 3 and "within the radius 1000.0" in told.err, told
 
 
+@pytest.mark.slow
 def test_a_larger_attack_that_stops_takes_nothing_away(run, capsys, monkeypatch):
     before = summary(run)["robust_accuracy"]
     append = RunDirectory.append_rows

@@ -189,6 +189,7 @@ def test_many_copies_of_one_image_take_one_line():
     assert list(table.columns[1].cells)[-2].endswith("3 (label 1) and 5 more")
 
 
+@pytest.mark.slow
 def test_a_sweep_and_the_data_sets_own_keys(directory, capsys):
     told = lipcert(capsys, "separation", "-m", "dataset.subset=100,200", "output_dir=sweep")
     assert told.status == 0, told.err

@@ -56,7 +56,7 @@ def test_the_distance_of_a_plane_is_found(name, scale, dtype):
     assert (ratio <= (4 if name == "boundary_l2" else 1.001)).all()
 
 
-@pytest.mark.parametrize("model", ["lmt_convnet", "l2nnn"])
+@pytest.mark.parametrize("model", [pytest.param("lmt_convnet", marks=pytest.mark.slow), "l2nnn"])
 def test_no_attack_comes_closer_than_is_proved(model):
     torch.manual_seed(0)
     config = composed(f"model={model}")

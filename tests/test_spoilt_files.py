@@ -82,7 +82,7 @@ SPOILS = {  # what happens to a checkpoint: how(its path)
 }
 
 
-QUICK = ("cut short", "code", "diverged")
+QUICK = ("code",)
 
 
 @pytest.mark.parametrize("how", [how if how in QUICK else pytest.param(how, marks=pytest.mark.slow) for how in SPOILS])

@@ -184,7 +184,8 @@ def test_on_digits_a_trained_network_is_steeper_than_lemma_3_3_says(tmp_path, ca
     assert "Lemma 3.3 of TULIP is false here" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("model", [pytest.param("nearest_neighbour", marks=pytest.mark.slow), "linf_dist"])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["nearest_neighbour", "linf_dist"])
 def test_where_there_is_no_product_of_weights_it_is_said_why(tmp_path, capsys, model):
     """Networks without matrices, one of them not certified in l2."""
     path = tmp_path / "run"

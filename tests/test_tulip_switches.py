@@ -148,6 +148,7 @@ def test_training_by_it_makes_the_product_smaller(penalty):
     assert "steepest" not in terms
 
 
+@pytest.mark.slow
 def test_lemma_3_3_is_contradicted_by_a_network_that_its_bound_was_penalised_in():
     """The penalty makes the product of the weights small, while the network with its ReLUs stays as steep as needed."""
     torch.manual_seed(0)
