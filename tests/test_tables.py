@@ -56,8 +56,9 @@ def test_a_table_says_where_it_is_from_and_each_column_where_its_number_is(name)
 def test_a_row_composes_builds_and_is_what_its_command_says(table, name):
     config = row(table, name)
     built(config)
-    lines = jobs(TABLES[table], "full", [name], 1, "out", None)[-1].lines
-    words = [word for word in lines[0][1:] if not word.startswith(("seed=", "output_dir="))]
+    job = jobs(TABLES[table], "full", [name], 1, "out", None)[-1]
+    lines = job.lines
+    words = [word for word in lines[0][1:] if not word.startswith(("seed=", "output_dir=")) and word not in job.tried]
     assert lines[0][0] == "train" and composed(*words) == config
     labels = {build(config["attack"]).label} if "_target_" in config["attack"] else set()
     for overrides in TABLES[table].attacks:
