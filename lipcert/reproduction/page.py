@@ -186,12 +186,11 @@ def commands(due: Sequence[Job]) -> Iterator[str]:
 
 
 def _commands(job: Job) -> Iterator[str]:
-    """The commands of a job, which say RUN for its directory, and leave out where data lies."""
+    """The commands of a job, which say RUN for its directory, RUNS for that of all, and leave out where data lies."""
+    runs = job.directory.parents[job.table.count("/") + 3]
     for line in job.shell():
-        words = [
-            word for word in line.replace(str(job.directory), "RUN").split(" ") if not word.startswith("data_dir=")
-        ]
-        yield " ".join(words)
+        line = line.replace(str(job.directory), "RUN").replace(f"={runs}/", "=RUNS/")
+        yield " ".join(word for word in line.split(" ") if not word.startswith("data_dir="))
 
 
 def _short(commit: str) -> str:
