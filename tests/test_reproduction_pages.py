@@ -100,6 +100,12 @@ def test_the_page_has_numbers_verdicts_commands_and_no_places_of_this_machine(tm
     ]
 
 
+def test_commands_name_the_runs_of_other_rows_without_the_place_of_this_machine(tmp_path):
+    lines = list(page.commands(jobs(TABLES["l2nnn/table1"], "full", None, 1, tmp_path / "secret", None)))
+    assert any("other=RUNS/l2nnn/table1/full/model1/seed=0" in line for line in lines)
+    assert not any(str(tmp_path) in line for line in lines)
+
+
 def test_a_paper_has_a_page_of_its_measured_tables(tmp_path):
     table = TABLES["tulip/table2"]
     output = tmp_path / "out"
