@@ -12,6 +12,7 @@ from configurations import CONF, built, composed, kind, recipes
 from test_datasets import write_svhn
 
 from lipcert.configuration import build
+from lipcert.optimizers.muon import Muon
 from lipcert.training import module
 
 RECIPES = recipes()
@@ -54,12 +55,12 @@ def test_what_the_user_writes_wins_over_a_recipe():
 def test_the_l2nnns_recipe_stays_the_same_whatever_the_defaults_become():
     config = recipe("l2nnn/mnist")
     model, loss, optimizer, schedule = built(config)
-    assert [loss.alpha, loss.gamma, loss.omega, loss.z, loss.lambda_w, loss.v.item()] == [1] * 6
-    assert loss.v.requires_grad and loss.u.requires_grad and loss.adversary is None
-    assert isinstance(optimizer, torch.optim.Adam)
+    assert [loss.alpha, loss.gamma, loss.omega, loss.z, loss.lambda_w, loss.v.item()] == [1, 1, 1, 1, 0, 5]
+    assert not loss.v.requires_grad and loss.u.requires_grad and loss.adversary is None
+    assert isinstance(optimizer, Muon) and optimizer.retract
     assert (schedule.epochs, schedule.batch_size) == (120, 128)
     rates = [schedule.values(epoch)["lr"] * config["optimizer"]["lr"] for epoch in (0, 59.9999, 60, 120)]
-    assert rates == pytest.approx([1e-3, 1e-6, 3e-4, 1e-6], rel=1e-3)
+    assert rates == pytest.approx([0.05, 5e-5, 0.015, 5e-5], rel=1e-3)
     assert [schedule.values(epoch)["strict"] for epoch in (0, 59, 60, 120)] == [0, 0, 1, 1]
     assert all(layer.strict == 1 for layer in model.modules() if hasattr(layer, "strict"))
 
