@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 
 import pytest
-import torch
 from commandline import lipcert
 from configurations import CONF, built, composed, kind, recipes
 from test_datasets import write_svhn

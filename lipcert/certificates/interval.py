@@ -16,7 +16,8 @@ from lipcert.frozen.boxes import worst_margins
 from lipcert.frozen.deployed import Deployed
 from lipcert.frozen.network import required
 
-NEAR = 2e-5  # a share of a radius that is not worth another box
+START = 1 / 16  # the eps that is tried first
+NEAR = 2e-5  # a share of a radius: how far apart those in float32 and in float64 usually are
 # What boxes in float32 are computed with: `lipcert verify` has boxes of its own, some of which are 1 % looser.
 CAREFUL = replace(FLOAT32, unit=1.03 * FLOAT32.unit)
 
@@ -68,25 +69,29 @@ class Interval:
 
         def judge(x: Tensor, labels: Tensor) -> Verdict:
             verdict = lipschitz.judge(x, labels)
-            low = verdict.radius.clamp(max=1)
-            search = Search(low, torch.where(low > 0, 1.0, 0.0), self.tolerance, outward=True)
+            low, single = verdict.radius.clamp(max=1), verdict.radius_float32
+            right = low > 0
+            start = torch.full_like(low, START)
+            step = start
+            if deployed.bounded:  # boxes in float32 cost less, and end near those in float64
+                single = in_float32(x, labels, verdict.radius_float32, right)
+                start = torch.where(single > 0, single, start)
+                step = torch.where(single > 0, NEAR * single, start)
+            search = Search(low, torch.where(right, 1.0, 0.0), self.tolerance, start, step)
             while len(todo := search.todo()):
                 eps = search.next(todo)
                 search.tell(todo, eps, *margin(x[todo], labels[todo], eps))
-            low = search.low
-            radius = torch.maximum(low, verdict.radius)
-            single: Any = verdict.radius_float32
+            radius = torch.maximum(search.low, verdict.radius)
             if deployed.bounded:
-                single = in_float32(x, labels, radius, single)
+                single = torch.maximum(verdict.radius_float32, torch.minimum(single, radius * (1 - unit)))
             return Verdict(verdict.prediction, verdict.margin, radius, verdict.radius, single, verdict.gap)
 
-        def in_float32(x: Tensor, labels: Tensor, radius: Tensor, found: Tensor) -> Tensor:
-            """The radii (B,) of the network in float32: the largest up to `radius` that boxes in float32 prove, and at
-            least `found`, what its Lipschitz bound proves, which is enough where it is NEAR `radius`. Boxes know
-            nothing of overflow: it must be impossible."""
-            inside = ((x >= 0) & (x <= 1)).flatten(1).all(1)  # other images are none
-            wanted = inside & (found < radius * (1 - NEAR))
-            search = Search(found, torch.where(wanted, radius * (1 - unit), found), self.tolerance)
+        def in_float32(x: Tensor, labels: Tensor, found: Tensor, right: Tensor) -> Tensor:
+            """The radii (B,) of the network in float32: the largest that boxes in float32 prove, and at least `found`,
+            what its Lipschitz bound proves. Boxes know nothing of overflow: it must be impossible."""
+            wanted = right & ((x >= 0) & (x <= 1)).flatten(1).all(1)  # other images are none
+            start = torch.full_like(found, START)
+            search = Search(found, torch.where(wanted, 1.0, found), self.tolerance, start, start)
             while len(todo := search.todo()):
                 eps = search.next(todo)
                 margins = worst(deployed.network, x[todo], labels[todo], eps, CAREFUL)
@@ -105,17 +110,20 @@ def least_of(margins: Tensor, labels: Tensor) -> Tensor:
 class Search:
     """The largest eps of each image at which a margin that falls with eps is above 0, to within `tolerance`.
 
-    The first eps is `high`, and then `low`; `outward`, it is `low`, which is doubled until the margin is not above 0.
-    From then on, eps is where the line through the margins at both ends is 0 (regula falsi; the margin of an end that
-    stays is halved, the Illinois method, Dowell & Jarratt, 1971), but at least half of the tolerance away from the
-    ends, and half-way where that is slow.
+    The first eps is `start`. While all that were tried are proved, or none is, the next one is `step` farther up or
+    down, and the step grows by a factor of 4; down, eps falls at most by a factor of 8. From then on, eps is where the
+    line through the margins at both ends is 0 (regula falsi; the margin of an end that stays is halved, the Illinois
+    method, Dowell & Jarratt, 1971), but at least half of the tolerance away from the ends, and half-way where that is
+    slow.
 
-    low   (B,), proved
-    high  (B,), above which nothing is looked for; an image is done where it is `low` at the start
+    low    (B,), proved
+    high   (B,), above which nothing is looked for; an image is done where it is `low` at the start
+    start  (B,), and `step`, (B,): where it probably ends, and how far that may be off
     """
 
-    def __init__(self, low: Tensor, high: Tensor, tolerance: float, outward: bool = False):
-        self.low, self.high, self.tolerance, self.outward = low.clone(), high.maximum(low), tolerance, outward
+    def __init__(self, low: Tensor, high: Tensor, tolerance: float, start: Tensor, step: Tensor):
+        self.low, self.high, self.tolerance = low.clone(), high.maximum(low), tolerance
+        self.start, self.step = start, step.clone()
         self.points = torch.stack([self.low, self.high])  # where margins are known
         self.margins = torch.full_like(self.points, torch.nan)
         self.side = torch.zeros_like(low)  # of the last eps: 1 where it was not proved, −1 where it was
@@ -134,11 +142,13 @@ class Search:
         between = torch.where(halving, (low + high) / 2, between)
         least = (self.tolerance / 2 * torch.ones_like(low)).minimum((high - low) / 2)
         eps = between.maximum(low + least).minimum(high - least)
-        if self.outward:
-            doubled = (2 * low).maximum(low + 8 * self.tolerance).minimum((low + high) / 2)
-            eps = torch.where(below.isnan(), doubled, eps)
-        eps = torch.where(above.isnan(), low, eps)
-        return eps if self.outward else torch.where(below.isnan(), high, eps)
+        step = self.step[todo].clamp_min(8 * self.tolerance)
+        first = self.start[todo].maximum(low).minimum(high)
+        up, down = (low + step).minimum(high), (high - step).maximum(high / 8).maximum(low)
+        none_proved, all_proved = above.isnan(), below.isnan()
+        eps = torch.where(none_proved, torch.where(all_proved, first, down), torch.where(all_proved, up, eps))
+        self.step[todo] = torch.where(none_proved ^ all_proved, 4 * step, step)
+        return eps
 
     def tell(self, todo: Tensor, eps: Tensor, margin: Tensor, ahead: Tensor) -> None:
         """The margins at `eps`, and by how much each of these can change and still be proved, or not be."""
