@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -69,12 +69,12 @@ class Interval:
 
         def judge(x: Tensor, labels: Tensor) -> Verdict:
             verdict = lipschitz.judge(x, labels)
-            low, single = verdict.radius.clamp(max=1), verdict.radius_float32
-            right = low > 0
+            low, found = verdict.radius.clamp(max=1), cast(Tensor, verdict.radius_float32)
+            single, right = found, low > 0
             start = torch.full_like(low, START)
             step = start
             if deployed.bounded:  # boxes in float32 cost less, and end near those in float64
-                single = in_float32(x, labels, verdict.radius_float32, right)
+                single = in_float32(x, labels, found, right)
                 start = torch.where(single > 0, single, start)
                 step = torch.where(single > 0, NEAR * single, start)
             search = Search(low, torch.where(right, 1.0, 0.0), self.tolerance, start, step)
@@ -83,7 +83,7 @@ class Interval:
                 search.tell(todo, eps, *margin(x[todo], labels[todo], eps))
             radius = torch.maximum(search.low, verdict.radius)
             if deployed.bounded:
-                single = torch.maximum(verdict.radius_float32, torch.minimum(single, radius * (1 - unit)))
+                single = torch.maximum(found, torch.minimum(single, radius * (1 - unit)))
             return Verdict(verdict.prediction, verdict.margin, radius, verdict.radius, single, verdict.gap)
 
         def in_float32(x: Tensor, labels: Tensor, found: Tensor, right: Tensor) -> Tensor:
