@@ -227,3 +227,13 @@ def test_the_network_of_a_row_is_the_one_that_the_table_is_about():
     assert kind(row("linf_dist/table9", "conv_net_mlp")["model"]) == "LinfDistConv"
     assert kind(row("lmt/table1", "parseval")["model"]) == "ParsevalResNet"
     assert kind(row("tulip/table5", "allcnn_l2")["model"]) == "AllCNN"
+
+
+def test_a_row_may_be_another_tables_at_laptop_scale():
+    """MNIST stands for both data sets of TULIP: the rows of Tables 5 and 6 are Table 3's runs."""
+    for name in ("tulip/table5", "tulip/table6"):
+        table = published.load(name)
+        found = jobs(table, "laptop", ["resnet34_tanh"], None, "out", None)
+        assert [(job.table, job.row.name) for job in found] == [("tulip/table3", "resnet34_tanh")]
+        own = jobs(table, "full", ["resnet34_tanh"], None, "out", None)
+        assert [(job.table, job.row.name) for job in own] == [("tulip/table5", "resnet34_tanh")]

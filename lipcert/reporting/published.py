@@ -101,7 +101,8 @@ class Scale:
     seeds      of every row
     recipe     in place of the rows' own
     overrides  added to every row
-    rows       {row: {recipe, overrides}} of those that are trained, the latter added; {}: all of them
+    rows       {row: {recipe, overrides}} of those that are trained, the latter added, or {row: {of: TABLE/ROW}} where
+               another table's row is the same at this scale; {}: all of them
     keys       {column: key of summary.json}, where attacks have other settings
     radius     in place of the rows' own
     attacks, analyses  in place of the table's own; None: those
@@ -208,8 +209,8 @@ def _scale(node: Any, rows: Collection[str], columns: Collection[str], where: st
         if unknown := set(getattr(scale, key)) - set(known):
             raise ValueError(f"{where}: `laptop.{key}` names {unknown.pop()}, which is none of the table's")
     for name, change in scale.rows.items():
-        if not isinstance(change, dict) or not set(change) <= {"recipe", "overrides"}:
-            raise ValueError(f"{where}: `laptop.rows.{name}` may have recipe and overrides, got {change!r}")
+        if not isinstance(change, dict) or not (set(change) <= {"recipe", "overrides"} or set(change) == {"of"}):
+            raise ValueError(f"{where}: `laptop.rows.{name}` may have recipe and overrides, or of, got {change!r}")
     return scale
 
 

@@ -74,7 +74,7 @@ def jobs(
     for other, names in parts(table, of, due).items():
         found += jobs(load(other), scale, names, seeds, output_dir, data_dir)
     for row in map(table.rows.__getitem__, due):
-        if row.trained and not row.of:
+        if row.trained and not row.of and "of" not in of.rows.get(row.name, {}):
             for seed in seeds_of(row, of, seeds):
                 for tried in row.candidates()[: 1 if scale == SMOKE else None]:
                     found.append(_job(table, row, of, scale, seed, tried, Path(output_dir), data_dir))
@@ -100,6 +100,8 @@ def _runs_in(row: Row) -> list[str]:
 def sources(column: Column, row: Row, scale: Scale) -> list[str]:
     """The rows of other tables, as TABLE/ROW, that a column of a row is of at that scale."""
     named = [name.replace("{row}", row.name) for name in column.of] or ([row.of] if row.of else [])
+    if other := scale.rows.get(row.name, {}).get("of"):
+        named = [other]
     return [name for name in named if name.rpartition("/")[0] not in scale.without]
 
 
