@@ -99,9 +99,11 @@ def _runs_in(row: Row) -> list[str]:
 
 def sources(column: Column, row: Row, scale: Scale) -> list[str]:
     """The rows of other tables, as TABLE/ROW, that a column of a row is of at that scale."""
-    named = [name.replace("{row}", row.name) for name in column.of] or ([row.of] if row.of else [])
-    if other := scale.rows.get(row.name, {}).get("of"):
-        named = [other]
+    at_scale = scale.rows.get(row.name, {})
+    if "of" in at_scale:
+        named = [at_scale["of"]]
+    else:
+        named = [name.replace("{row}", row.name) for name in column.of] or ([row.of] if row.of else [])
     return [name for name in named if name.rpartition("/")[0] not in scale.without]
 
 
